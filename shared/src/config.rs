@@ -1,0 +1,190 @@
+//! The one configuration file, `hookline.toml`, that both binaries read.
+//!
+//! Every field is documented where it is declared; unknown keys are errors. An error names the file, the
+//! line and the key, and says what is allowed. `deploy/hookline.example.toml` shows every key.
+
+mod ingest;
+mod kafka;
+mod pipeline;
+mod source;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub use ingest::{IngestConfig, TlsFiles};
+pub use kafka::{Broker, KafkaConfig, LogConfig, SaslConfig, SaslMechanism, SecurityProtocol, TlsClientConfig};
+pub use pipeline::{
+    CheckpointConfig, FoldLimits, GapPolicy, KafkaSinkConfig, PipelineConfig, PostgresSinkConfig, SinkConfig,
+    SqliteSinkConfig,
+};
+use serde::Deserialize;
+pub use source::{
+    ArrayBody, ConnectionConfig, Encoding, Hash, HmacScheme, OrderConfig, RuleConfig, Secret, SequenceOrder,
+    SimpleScheme, SourceConfig, VerifyConfig, VersionOrder, type_matches,
+};
+
+/// The whole of `hookline.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// How to reach Kafka.
+    pub kafka: KafkaConfig,
+    /// The event log's topic and its settings.
+    #[serde(default)]
+    pub log: LogConfig,
+    /// The HTTP side.
+    #[serde(default)]
+    pub ingest: IngestConfig,
+    /// Who sends webhooks, by the name that stands in the URL: `/webhooks/{source}`.
+    #[serde(default)]
+    pub sources: BTreeMap<String, SourceConfig>,
+    /// What is done with the events, by name: `processor run --pipeline NAME`.
+    #[serde(default)]
+    pub pipelines: BTreeMap<String, PipelineConfig>,
+    /// Logs.
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
+}
+
+/// How the program speaks of itself.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TelemetryConfig {
+    /// `text` for people (the default), `json` for machines.
+    #[serde(default)]
+    pub log_format: LogFormat,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One line for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What is wrong with a configuration: where, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: {message}")]
+pub struct ConfigError {
+    /// `file:line`, and the key where it is known.
+    place: String,
+    message: String,
+}
+
+impl Config {
+    /// Reads, parses and checks a file, and reads the secrets that it refers to.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its place.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|e| ConfigError {
+            place: path.display().to_string(),
+            message: format!("cannot be read: {e}; give the file with --config or {}", crate::CONFIG_ENV),
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Like [`Config::load`], from text; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its place.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let at = Places { text, path: path.to_owned() };
+        let de = toml::Deserializer::parse(text).map_err(|e| at.error(e.span(), "", e.message()))?;
+        let mut config: Self = serde_path_to_error::deserialize(de).map_err(|e| {
+            let key = e.path().to_string();
+            at.error(e.inner().span(), if key == "." { "" } else { &key }, e.inner().message())
+        })?;
+        config.check(&at)?;
+        Ok(config)
+    }
+
+    /// The pipeline of that name.
+    ///
+    /// # Errors
+    /// There is none; the message names those that there are.
+    pub fn pipeline(&self, name: &str, path: &Path) -> Result<&PipelineConfig, ConfigError> {
+        self.pipelines.get(name).ok_or_else(|| ConfigError {
+            place: path.display().to_string(),
+            message: format!(
+                "there is no pipeline `{name}`; the file has {}",
+                if self.pipelines.is_empty() {
+                    "none: add a table [pipelines.NAME]".to_owned()
+                } else {
+                    self.pipelines.keys().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ")
+                }
+            ),
+        })
+    }
+
+    fn check(&mut self, at: &Places<'_>) -> Result<(), ConfigError> {
+        self.kafka.resolve(at)?;
+        self.log.check(at)?;
+        for (name, source) in &mut self.sources {
+            check_name(at, "sources", name)?;
+            if name == crate::event::CONTROL_SOURCE {
+                return Err(at.error(None, &format!("sources.{name}"), "this name is reserved; choose another"));
+            }
+            source.resolve(at, name)?;
+        }
+        for (name, pipeline) in &mut self.pipelines {
+            check_name(at, "pipelines", name)?;
+            pipeline.resolve(at, name, &self.sources, &self.log, self.ingest.body_limit)?;
+        }
+        Ok(())
+    }
+}
+
+/// Names stand in URLs, topic names and metrics.
+fn check_name(at: &Places<'_>, table: &str, name: &str) -> Result<(), ConfigError> {
+    let fits = (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+    if fits {
+        return Ok(());
+    }
+    let message = "a name is 1 to 64 characters long, of a to z, 0 to 9, `-` and `_`";
+    Err(at.error(None, &format!("{table}.{name}"), message))
+}
+
+/// Turns byte ranges of the text into lines for people.
+pub(crate) struct Places<'a> {
+    text: &'a str,
+    path: PathBuf,
+}
+
+impl Places<'_> {
+    /// An error at a byte range (or the line of the key's last part, where there is no range).
+    pub(crate) fn error(&self, span: Option<std::ops::Range<usize>>, key: &str, message: &str) -> ConfigError {
+        let start = span.map(|s| s.start).or_else(|| self.find(key));
+        let mut place = self.path.display().to_string();
+        if let Some(start) = start {
+            let line = self.text.get(..start).map_or(1, |before| before.matches('\n').count() + 1);
+            place = format!("{place}:{line}");
+        }
+        if !key.is_empty() {
+            place = format!("{place}: {key}");
+        }
+        ConfigError { place, message: message.trim_end().replace('\n', "; ") }
+    }
+
+    /// The line that most likely declares `a.b.c`: its table's header, else nothing.
+    fn find(&self, key: &str) -> Option<usize> {
+        let mut key = key;
+        while !key.is_empty() {
+            for header in [format!("[{key}]"), format!("[{key}."), format!("[[{key}]]")] {
+                if let Some(at) = self.text.find(&header) {
+                    return Some(at);
+                }
+            }
+            key = key.rsplit_once('.').map_or("", |(parent, _)| parent);
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! `[pipelines.NAME]`: which sources' events go to which sink, and the limits on the way.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use super::{ConfigError, LogConfig, Places, SourceConfig};
+use crate::secret::SecretRef;
+use crate::units::{Size, Span};
+
+/// One pipeline: sources, a fold, a sink.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PipelineConfig {
+    /// The sources whose events are applied; the others' are counted as ignored. Default: all.
+    pub sources: Option<Vec<Spanned<String>>>,
+    /// Where events are applied: one of `sink.postgres`, `sink.sqlite`, `sink.kafka`.
+    pub sink: SinkConfig,
+    /// The directory of the local state (a cache: it can be rebuilt from Kafka).
+    pub state_dir: PathBuf,
+    /// This instance's name, stable over restarts: static group membership and transactional ids follow from
+    /// it. Default: the environment variable `HOSTNAME`, which Kubernetes sets to the pod's name.
+    pub instance: Option<String>,
+    /// Worker threads, each with some of the partitions and a transactional producer of its own; 1 to 64.
+    #[serde(default = "default_lanes")]
+    pub lanes: u32,
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    #[serde(default = "default_admin")]
+    pub admin_listen: SocketAddr,
+    /// The fold's window and limits.
+    #[serde(default)]
+    pub fold: FoldLimits,
+    /// When a batch becomes final.
+    #[serde(default)]
+    pub checkpoint: CheckpointConfig,
+    /// After SIGTERM, how long the last checkpoint may take.
+    #[serde(default = "default_drain")]
+    pub drain_timeout: Span,
+}
+
+const fn default_lanes() -> u32 {
+    2
+}
+
+fn default_admin() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 9465))
+}
+
+const fn default_drain() -> Span {
+    Span::secs(20)
+}
+
+/// What the fold keeps, and how much of it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FoldLimits {
+    /// How long an id is remembered, in the log's own time. Longer than any sender's retries.
+    pub window: Span,
+    /// Events that one entity may have waiting for a gap to close; one more is a dead letter.
+    pub held_events_max: u32,
+    /// Bytes that one entity's waiting events may take together; at most 4 MiB.
+    pub held_bytes_max: Size,
+}
+
+impl Default for FoldLimits {
+    fn default() -> Self {
+        Self {
+            window: Span::secs(7 * 24 * 3600),
+            held_events_max: 1_000,
+            held_bytes_max: Size::kib(2 * 1024),
+        }
+    }
+}
+
+/// When a batch becomes final. Whichever comes first.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointConfig {
+    /// At the latest so long after the first event of a batch.
+    pub interval: Span,
+    /// At the latest after so many events in a lane.
+    pub events_max: u32,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { interval: Span::millis(100), events_max: 20_000 }
+    }
+}
+
+/// Where events are applied.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkConfig {
+    /// Tables in PostgreSQL.
+    Postgres(PostgresSinkConfig),
+    /// Tables in an SQLite file, for one instance.
+    Sqlite(SqliteSinkConfig),
+    /// A topic of the same Kafka cluster.
+    Kafka(KafkaSinkConfig),
+}
+
+/// The PostgreSQL sink.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresSinkConfig {
+    /// The connection string (`postgres://user:password@host/db`), by reference since it holds a password.
+    pub url: Spanned<SecretRef>,
+    /// The connection string as read.
+    #[serde(skip)]
+    pub url_value: Option<SecretString>,
+    /// The schema that the tables stand in. Created if it is missing.
+    #[serde(default = "default_schema")]
+    pub schema: String,
+    /// How long one statement may take.
+    #[serde(default = "default_statement_timeout")]
+    pub statement_timeout: Span,
+}
+
+fn default_schema() -> String {
+    "public".to_owned()
+}
+
+const fn default_statement_timeout() -> Span {
+    Span::secs(30)
+}
+
+/// The SQLite sink.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SqliteSinkConfig {
+    /// The database file.
+    pub path: PathBuf,
+}
+
+/// The Kafka sink: outputs are part of the checkpoint's transaction.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaSinkConfig {
+    /// The topic. Created with as many partitions as the log has, if it is missing.
+    pub topic: String,
+}
+
+/// What to do when a gap's wait is over.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum GapPolicy {
+    /// Go on without the missing events; should one come later, it is stale.
+    #[default]
+    Skip,
+}
+
+impl PipelineConfig {
+    /// Whether this pipeline takes a source's events.
+    #[must_use]
+    pub fn takes(&self, source: &str) -> bool {
+        self.sources.as_ref().is_none_or(|names| names.iter().any(|name| name.get_ref() == source))
+    }
+
+    pub(super) fn resolve(
+        &mut self,
+        at: &Places<'_>,
+        name: &str,
+        sources: &BTreeMap<String, SourceConfig>,
+        log: &LogConfig,
+        body_limit: Size,
+    ) -> Result<(), ConfigError> {
+        let key = format!("pipelines.{name}");
+        for source in self.sources.iter().flatten() {
+            if !sources.contains_key(source.get_ref()) {
+                let message = format!("there is no source `{}`", source.get_ref());
+                return Err(at.error(Some(source.span()), &format!("{key}.sources"), &message));
+            }
+        }
+        if !(1..=64).contains(&self.lanes) {
+            return Err(at.error(None, &format!("{key}.lanes"), "must be 1 to 64"));
+        }
+        if self.checkpoint.events_max == 0 {
+            return Err(at.error(None, &format!("{key}.checkpoint.events_max"), "must be at least 1"));
+        }
+        let fold = &self.fold;
+        if fold.held_bytes_max.0 > 4 * 1024 * 1024 {
+            return Err(at.error(None, &format!("{key}.fold.held_bytes_max"), "must be at most \"4MiB\""));
+        }
+        if body_limit.0 > 8 * 1024 * 1024 {
+            return Err(at.error(None, "ingest.body_limit", "must be at most \"8MiB\""));
+        }
+        if let Some(retention) = log.retention
+            && retention < fold.window
+        {
+            let message = "is below the deduplication window (`fold.window`) of pipeline";
+            return Err(at.error(None, "log.retention", &format!("{message} `{name}`; keep the log longer")));
+        }
+        match &mut self.sink {
+            SinkConfig::Postgres(sink) => {
+                let value = sink.url.get_ref().read();
+                sink.url_value = Some(value.map_err(|e| {
+                    at.error(Some(sink.url.span()), &format!("{key}.sink.postgres.url"), &e.to_string())
+                })?);
+            }
+            SinkConfig::Kafka(sink) if sink.topic == log.topic => {
+                let message = "is the event log itself; name another topic";
+                return Err(at.error(None, &format!("{key}.sink.kafka.topic"), message));
+            }
+            SinkConfig::Kafka(_) | SinkConfig::Sqlite(_) => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,336 @@
+//! The event as it travels through the log: a CloudEvents 1.0 event in Kafka's binary content mode.
+//!
+//! The record's value is the webhook's body, byte for byte. Its headers carry the CloudEvents attributes
+//! (`ce_*`), W3C trace context, and Hookline's own headers (`hookline-*`). Its key decides the partition and
+//! is the entity's identity. Formats: CloudEvents 1.0.2, its Kafka Protocol Binding, and W3C Trace Context.
+//!
+//! Nothing here reads a clock, Kafka or the body.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use rdkafka::message::{Header, Headers, OwnedHeaders};
+use sha2::{Digest, Sha256};
+
+/// The source name under which Hookline's own control records stand.
+pub const CONTROL_SOURCE: &str = "hookline";
+/// Control records have types that start so.
+pub const CONTROL_PREFIX: &str = "hookline.control.";
+
+/// The longest id, type, entity, connection or sequence, in bytes. What is longer is a problem of the event.
+pub const ATTRIBUTE_LEN_MAX: usize = 1024;
+
+/// The names of the headers.
+pub mod header {
+    /// CloudEvents version, always `1.0`.
+    pub const SPECVERSION: &str = "ce_specversion";
+    /// The event's id.
+    pub const ID: &str = "ce_id";
+    /// Source and connection, see [`super::encode_source`].
+    pub const SOURCE: &str = "ce_source";
+    /// The event's type.
+    pub const TYPE: &str = "ce_type";
+    /// When it happened or, where the sender does not say, was received; RFC 3339.
+    pub const TIME: &str = "ce_time";
+    /// The entity's id.
+    pub const SUBJECT: &str = "ce_subject";
+    /// The sequence or version, as the sender wrote it.
+    pub const SEQUENCE: &str = "ce_sequence";
+    /// The body's media type.
+    pub const CONTENT_TYPE: &str = "content-type";
+    /// W3C trace context.
+    pub const TRACEPARENT: &str = "traceparent";
+    /// W3C trace context, vendors' part.
+    pub const TRACESTATE: &str = "tracestate";
+    /// When ingest received the webhook, milliseconds since 1970.
+    pub const RECEIVED_AT: &str = "hookline-received-at";
+    /// The signature scheme that verified it.
+    pub const SCHEME: &str = "hookline-scheme";
+    /// The reference of the secret that verified it.
+    pub const KEY_ID: &str = "hookline-key-id";
+    /// Why the webhook could not be read; such an event is dead-lettered.
+    pub const PROBLEM: &str = "hookline-problem";
+    /// The request's signature headers, each under this prefix.
+    pub const SIGNATURE_PREFIX: &str = "hookline-sig-";
+}
+
+/// One verified webhook, as ingest appends it.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Event {
+    /// Identifies it together with source and connection.
+    pub id: String,
+    /// The configured source.
+    pub source: String,
+    /// The customer's connection at that source; empty where there is none.
+    pub connection: String,
+    /// The event's type.
+    pub kind: String,
+    /// RFC 3339.
+    pub time: String,
+    /// What the event is ordered by.
+    pub entity: Option<String>,
+    /// Sequence or version, as the sender wrote it.
+    pub sequence: Option<String>,
+    /// The body's media type.
+    pub content_type: Option<String>,
+    /// W3C `traceparent`.
+    pub traceparent: Option<String>,
+    /// W3C `tracestate`.
+    pub tracestate: Option<String>,
+    /// Milliseconds since 1970.
+    pub received_at_ms: i64,
+    /// The scheme that verified it.
+    pub scheme: String,
+    /// The reference of the secret that verified it.
+    pub key_id: String,
+    /// Why it could not be read.
+    pub problem: Option<String>,
+    /// The signature headers of the request: lower-case name, value.
+    pub signature_headers: Vec<(String, String)>,
+}
+
+/// Why a record of the log is not an event.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAnEvent {
+    /// A header that every event has is missing.
+    #[error("header {0} is missing")]
+    Missing(&'static str),
+    /// A header is not UTF-8, or not of its form.
+    #[error("header {0} is malformed")]
+    Malformed(&'static str),
+    /// Another CloudEvents version.
+    #[error("ce_specversion is not 1.0")]
+    Version,
+}
+
+impl Event {
+    /// The headers of the record.
+    #[must_use]
+    pub fn to_headers(&self) -> OwnedHeaders {
+        let mut out = OwnedHeaders::new_with_capacity(16 + self.signature_headers.len());
+        let mut put = |key: &str, value: &str| {
+            let headers = std::mem::take(&mut out);
+            out = headers.insert(Header { key, value: Some(value) });
+        };
+        put(header::SPECVERSION, "1.0");
+        put(header::ID, &self.id);
+        put(header::SOURCE, &encode_source(&self.source, &self.connection));
+        put(header::TYPE, &self.kind);
+        put(header::TIME, &self.time);
+        let optional = [
+            (header::SUBJECT, &self.entity),
+            (header::SEQUENCE, &self.sequence),
+            (header::CONTENT_TYPE, &self.content_type),
+            (header::TRACEPARENT, &self.traceparent),
+            (header::TRACESTATE, &self.tracestate),
+            (header::PROBLEM, &self.problem),
+        ];
+        for (key, value) in optional {
+            if let Some(value) = value {
+                put(key, value);
+            }
+        }
+        put(header::RECEIVED_AT, &self.received_at_ms.to_string());
+        put(header::SCHEME, &self.scheme);
+        put(header::KEY_ID, &self.key_id);
+        let mut name = String::from(header::SIGNATURE_PREFIX);
+        for (key, value) in &self.signature_headers {
+            name.truncate(header::SIGNATURE_PREFIX.len());
+            name.push_str(key);
+            put(&name, value);
+        }
+        out
+    }
+
+    /// Reads the headers of a record. Unknown headers are passed over; of a repeated one the last counts.
+    ///
+    /// # Errors
+    /// The record is not an event of Hookline's.
+    pub fn from_headers<H: Headers>(headers: &H) -> Result<Self, NotAnEvent> {
+        let mut event = Self::default();
+        let (mut version, mut id, mut source, mut kind) = (None, None, None, None);
+        for h in headers.iter() {
+            let value = h.value.unwrap_or_default();
+            let text = |name: &'static str| {
+                std::str::from_utf8(value).map(str::to_owned).map_err(|_| NotAnEvent::Malformed(name))
+            };
+            match h.key {
+                header::SPECVERSION => version = Some(text(header::SPECVERSION)?),
+                header::ID => id = Some(text(header::ID)?),
+                header::SOURCE => source = Some(text(header::SOURCE)?),
+                header::TYPE => kind = Some(text(header::TYPE)?),
+                header::TIME => event.time = text(header::TIME)?,
+                header::SUBJECT => event.entity = Some(text(header::SUBJECT)?),
+                header::SEQUENCE => event.sequence = Some(text(header::SEQUENCE)?),
+                header::CONTENT_TYPE => event.content_type = Some(text(header::CONTENT_TYPE)?),
+                header::TRACEPARENT => event.traceparent = Some(text(header::TRACEPARENT)?),
+                header::TRACESTATE => event.tracestate = Some(text(header::TRACESTATE)?),
+                header::PROBLEM => event.problem = Some(text(header::PROBLEM)?),
+                header::RECEIVED_AT => {
+                    event.received_at_ms = text(header::RECEIVED_AT)?
+                        .parse()
+                        .map_err(|_| NotAnEvent::Malformed(header::RECEIVED_AT))?;
+                }
+                header::SCHEME => event.scheme = text(header::SCHEME)?,
+                header::KEY_ID => event.key_id = text(header::KEY_ID)?,
+                other => {
+                    if let Some(name) = other.strip_prefix(header::SIGNATURE_PREFIX) {
+                        event.signature_headers.push((name.to_owned(), text(header::SIGNATURE_PREFIX)?));
+                    }
+                }
+            }
+        }
+        if version.ok_or(NotAnEvent::Missing(header::SPECVERSION))? != "1.0" {
+            return Err(NotAnEvent::Version);
+        }
+        event.id = id.filter(|id| !id.is_empty()).ok_or(NotAnEvent::Missing(header::ID))?;
+        event.kind = kind.ok_or(NotAnEvent::Missing(header::TYPE))?;
+        let source = source.ok_or(NotAnEvent::Missing(header::SOURCE))?;
+        let (name, connection) =
+            decode_source(&source).ok_or(NotAnEvent::Malformed(header::SOURCE))?;
+        event.source = name.to_owned();
+        event.connection = connection.into_owned();
+        Ok(event)
+    }
+
+    /// The record's key: see [`entity_key`] and [`body_key`].
+    #[must_use]
+    pub fn key(&self, body: &[u8]) -> String {
+        self.entity.as_ref().map_or_else(
+            || body_key(&self.source, &self.connection, body),
+            |entity| entity_key(&self.source, &self.connection, entity),
+        )
+    }
+}
+
+/// What is escaped in a part of a key or source: all but unreserved characters (RFC 3986).
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// `ce_source`: the source's name and, where there is a connection, `/` and the connection, percent-encoded.
+/// So source and id identify an event, as CloudEvents asks.
+#[must_use]
+pub fn encode_source(source: &str, connection: &str) -> String {
+    let mut out = String::with_capacity(source.len() + connection.len() + 1);
+    out.push_str(source);
+    if !connection.is_empty() {
+        let _ = write!(out, "/{}", utf8_percent_encode(connection, ESCAPED));
+    }
+    out
+}
+
+/// The reverse of [`encode_source`]: source and connection; `None` where it is malformed.
+#[must_use]
+pub fn decode_source(text: &str) -> Option<(&str, Cow<'_, str>)> {
+    let (source, connection) = text.split_once('/').unwrap_or((text, ""));
+    if source.is_empty() || connection.contains('/') {
+        return None;
+    }
+    Some((source, percent_decode_str(connection).decode_utf8().ok()?))
+}
+
+/// The key of an event with an entity: source, connection and entity, each percent-encoded, joined by `/`.
+/// No two different triples give the same key.
+#[must_use]
+pub fn entity_key(source: &str, connection: &str, entity: &str) -> String {
+    let mut out = String::with_capacity(source.len() + connection.len() + entity.len() + 2);
+    for (n, part) in [source, connection, entity].into_iter().enumerate() {
+        if n > 0 {
+            out.push('/');
+        }
+        out.extend(utf8_percent_encode(part, ESCAPED));
+    }
+    out
+}
+
+/// The key of an event without an entity: as [`entity_key`] with `/sha256:` and the body's hash in hex, so
+/// that a repeat meets its first. The colon keeps it apart from every entity's key.
+#[must_use]
+pub fn body_key(source: &str, connection: &str, body: &[u8]) -> String {
+    let mut out = entity_key(source, connection, "sha256");
+    out.push(':');
+    out.push_str(&sha256_hex(body));
+    out
+}
+
+/// SHA-256 in lower-case hex.
+#[must_use]
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(64);
+    for b in Sha256::digest(bytes) {
+        let _ = write!(out, "{b:02x}");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn event() -> impl Strategy<Value = Event> {
+        let text = "\\PC{1,20}";
+        let opt = || proptest::option::of(text);
+        (
+            (text, "[a-z0-9_-]{1,8}", ".{0,12}", text, opt(), opt(), opt()),
+            (opt(), opt(), opt(), any::<i64>(), text, text),
+            proptest::collection::vec(("[a-z0-9-]{1,12}", text), 0..4),
+        )
+            .prop_map(|((id, source, connection, kind, entity, sequence, content_type), b, signature_headers)| {
+                let (traceparent, tracestate, problem, received_at_ms, scheme, key_id) = b;
+                Event {
+                    id,
+                    source,
+                    connection,
+                    kind,
+                    time: "2026-01-01T00:00:00Z".into(),
+                    entity,
+                    sequence,
+                    content_type,
+                    traceparent,
+                    tracestate,
+                    received_at_ms,
+                    scheme,
+                    key_id,
+                    problem,
+                    signature_headers,
+                }
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn headers_carry_every_event_there_and_back(event in event()) {
+            prop_assert_eq!(Event::from_headers(&event.to_headers()), Ok(event));
+        }
+
+        #[test]
+        fn keys_are_equal_only_for_equal_entities(
+            a in (".{0,5}", ".{0,5}", ".{0,5}"), b in (".{0,5}", ".{0,5}", ".{0,5}")
+        ) {
+            let key = |t: &(String, String, String)| entity_key(&t.0, &t.1, &t.2);
+            prop_assert_eq!(key(&a) == key(&b), a == b);
+        }
+
+        #[test]
+        fn arbitrary_headers_never_panic(list in proptest::collection::vec(("[a-z_-]{1,14}", proptest::collection::vec(any::<u8>(), 0..8)), 0..8)) {
+            let mut headers = OwnedHeaders::new();
+            for (key, value) in &list {
+                headers = headers.insert(Header { key, value: Some(value) });
+            }
+            let _ = Event::from_headers(&headers);
+        }
+    }
+
+    #[test]
+    fn a_slash_in_an_id_cannot_make_two_customers_one() {
+        assert_ne!(entity_key("s", "a/b", "c"), entity_key("s", "a", "b/c"));
+        assert_ne!(body_key("s", "c", b"x"), entity_key("s", "c", &format!("sha256:{}", sha256_hex(b"x"))));
+    }
+
+    #[test]
+    fn another_producers_record_is_not_an_event() {
+        assert_eq!(Event::from_headers(&OwnedHeaders::new()), Err(NotAnEvent::Missing(header::SPECVERSION)));
+    }
+}

@@ -1,0 +1,97 @@
+//! Settings of every Kafka client that Hookline starts, in one place.
+
+use rdkafka::ClientConfig;
+use secrecy::ExposeSecret;
+
+use crate::config::{KafkaConfig, SaslMechanism, SecurityProtocol};
+
+/// What every client has: addresses, protection, the user's own properties, bounded reconnects.
+#[must_use]
+pub fn client(config: &KafkaConfig, client_id: &str) -> ClientConfig {
+    let mut c = ClientConfig::new();
+    c.set("client.id", client_id)
+        .set("bootstrap.servers", &config.bootstrap_servers)
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "2000")
+        .set("socket.nagle.disable", "true")
+        .set("log.connection.close", "false");
+    c.set(
+        "security.protocol",
+        match config.security_protocol {
+            SecurityProtocol::Plaintext => "plaintext",
+            SecurityProtocol::Ssl => "ssl",
+            SecurityProtocol::SaslPlaintext => "sasl_plaintext",
+            SecurityProtocol::SaslSsl => "sasl_ssl",
+        },
+    );
+    if let Some(tls) = &config.tls {
+        for (key, path) in
+            [("ssl.ca.location", &tls.ca), ("ssl.certificate.location", &tls.certificate), ("ssl.key.location", &tls.key)]
+        {
+            if let Some(path) = path {
+                c.set(key, path.display().to_string());
+            }
+        }
+    }
+    if let Some(sasl) = &config.sasl {
+        let mechanism = match sasl.mechanism {
+            SaslMechanism::Plain => "PLAIN",
+            SaslMechanism::ScramSha256 => "SCRAM-SHA-256",
+            SaslMechanism::ScramSha512 => "SCRAM-SHA-512",
+        };
+        c.set("sasl.mechanism", mechanism).set("sasl.username", &sasl.username);
+        if let Some(password) = &sasl.password_value {
+            c.set("sasl.password", password.expose_secret());
+        }
+    }
+    for (key, value) in &config.properties {
+        c.set(key, value.get_ref());
+    }
+    c
+}
+
+/// An idempotent producer to the event log: acknowledged by all in-sync replicas, partitioned as Java's
+/// default partitioner does, so that other languages' producers agree about where an entity is.
+#[must_use]
+pub fn log_producer(config: &KafkaConfig, client_id: &str, message_bytes_max: u64) -> ClientConfig {
+    let mut c = client(config, client_id);
+    c.set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("partitioner", "murmur2_random")
+        .set("message.max.bytes", message_bytes_max.to_string());
+    c
+}
+
+/// A transactional producer. The time-outs bound how long a killed one holds readers up.
+#[must_use]
+pub fn transactional_producer(
+    config: &KafkaConfig,
+    client_id: &str,
+    transactional_id: &str,
+    message_bytes_max: u64,
+) -> ClientConfig {
+    let mut c = log_producer(config, client_id, message_bytes_max);
+    c.set("transactional.id", transactional_id)
+        .set("transaction.timeout.ms", "15000")
+        .set("message.timeout.ms", "10000")
+        .set("linger.ms", "2")
+        .set("compression.type", "lz4")
+        .set("queue.buffering.max.messages", "500000")
+        .set("queue.buffering.max.kbytes", "262144");
+    c
+}
+
+/// A consumer that sees committed records only, takes no offset by itself, and never skips in silence.
+#[must_use]
+pub fn consumer(config: &KafkaConfig, client_id: &str, group: &str) -> ClientConfig {
+    let mut c = client(config, client_id);
+    c.set("group.id", group)
+        .set("isolation.level", "read_committed")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("enable.partition.eof", "false")
+        .set("check.crcs", "true")
+        .set("allow.auto.create.topics", "false");
+    c
+}

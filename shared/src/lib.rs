@@ -1,0 +1,17 @@
+//! What `ingest` and `processor` both speak.
+//!
+//! The data's way through this crate: [`config`] says what is expected, [`event`] is what travels
+//! through the log, [`kafka`] and [`topics`] reach the log, [`telemetry`] and [`admin`] let people see it.
+
+pub mod admin;
+pub mod config;
+pub mod event;
+pub mod kafka;
+pub mod secret;
+pub mod selector;
+pub mod telemetry;
+pub mod topics;
+pub mod units;
+
+/// `hookline.toml` is read from this environment variable's path where `--config` is not given.
+pub const CONFIG_ENV: &str = "HOOKLINE_CONFIG";
