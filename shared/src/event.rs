@@ -143,55 +143,36 @@ impl Event {
         out
     }
 
-    /// Reads the headers of a record. Unknown headers are passed over; of a repeated one the last counts.
+    /// Reads the headers of a record, see [`EventView::parse`].
     ///
     /// # Errors
     /// The record is not an event of Hookline's.
     pub fn from_headers<H: Headers>(headers: &H) -> Result<Self, NotAnEvent> {
-        let mut event = Self::default();
-        let (mut version, mut id, mut source, mut kind) = (None, None, None, None);
+        let view = EventView::parse(headers.iter().map(|h| (h.key.as_bytes(), h.value.unwrap_or_default())))?;
+        let mut signature_headers = Vec::new();
         for h in headers.iter() {
-            let value = h.value.unwrap_or_default();
-            let text = |name: &'static str| {
-                std::str::from_utf8(value).map(str::to_owned).map_err(|_| NotAnEvent::Malformed(name))
-            };
-            match h.key {
-                header::SPECVERSION => version = Some(text(header::SPECVERSION)?),
-                header::ID => id = Some(text(header::ID)?),
-                header::SOURCE => source = Some(text(header::SOURCE)?),
-                header::TYPE => kind = Some(text(header::TYPE)?),
-                header::TIME => event.time = text(header::TIME)?,
-                header::SUBJECT => event.entity = Some(text(header::SUBJECT)?),
-                header::SEQUENCE => event.sequence = Some(text(header::SEQUENCE)?),
-                header::CONTENT_TYPE => event.content_type = Some(text(header::CONTENT_TYPE)?),
-                header::TRACEPARENT => event.traceparent = Some(text(header::TRACEPARENT)?),
-                header::TRACESTATE => event.tracestate = Some(text(header::TRACESTATE)?),
-                header::PROBLEM => event.problem = Some(text(header::PROBLEM)?),
-                header::RECEIVED_AT => {
-                    event.received_at_ms = text(header::RECEIVED_AT)?
-                        .parse()
-                        .map_err(|_| NotAnEvent::Malformed(header::RECEIVED_AT))?;
-                }
-                header::SCHEME => event.scheme = text(header::SCHEME)?,
-                header::KEY_ID => event.key_id = text(header::KEY_ID)?,
-                other => {
-                    if let Some(name) = other.strip_prefix(header::SIGNATURE_PREFIX) {
-                        event.signature_headers.push((name.to_owned(), text(header::SIGNATURE_PREFIX)?));
-                    }
-                }
+            if let Some(name) = h.key.strip_prefix(header::SIGNATURE_PREFIX) {
+                signature_headers.push((name.to_owned(), utf8(h.value.unwrap_or_default(), "hookline-sig-*")?.to_owned()));
             }
         }
-        if version.ok_or(NotAnEvent::Missing(header::SPECVERSION))? != "1.0" {
-            return Err(NotAnEvent::Version);
-        }
-        event.id = id.filter(|id| !id.is_empty()).ok_or(NotAnEvent::Missing(header::ID))?;
-        event.kind = kind.ok_or(NotAnEvent::Missing(header::TYPE))?;
-        let source = source.ok_or(NotAnEvent::Missing(header::SOURCE))?;
-        let (name, connection) =
-            decode_source(&source).ok_or(NotAnEvent::Malformed(header::SOURCE))?;
-        event.source = name.to_owned();
-        event.connection = connection.into_owned();
-        Ok(event)
+        let owned = |value: Option<&str>| value.map(str::to_owned);
+        Ok(Self {
+            id: view.id.to_owned(),
+            source: view.source.to_owned(),
+            connection: view.connection.into_owned(),
+            kind: view.kind.to_owned(),
+            time: view.time.to_owned(),
+            entity: owned(view.entity),
+            sequence: owned(view.sequence),
+            content_type: owned(view.content_type),
+            traceparent: owned(view.traceparent),
+            tracestate: owned(view.tracestate),
+            received_at_ms: view.received_at_ms,
+            scheme: view.scheme.to_owned(),
+            key_id: view.key_id.to_owned(),
+            problem: owned(view.problem),
+            signature_headers,
+        })
     }
 
     /// The record's key: see [`entity_key`] and [`body_key`].
@@ -202,6 +183,82 @@ impl Event {
             |entity| entity_key(&self.source, &self.connection, entity),
         )
     }
+}
+
+/// An event's headers, borrowed from a record: what the fold and the sinks read. No field is copied.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[allow(missing_docs, reason = "each field is documented at `Event`")]
+pub struct EventView<'a> {
+    pub id: &'a str,
+    pub source: &'a str,
+    pub connection: Cow<'a, str>,
+    pub kind: &'a str,
+    pub time: &'a str,
+    pub entity: Option<&'a str>,
+    pub sequence: Option<&'a str>,
+    pub content_type: Option<&'a str>,
+    pub traceparent: Option<&'a str>,
+    pub tracestate: Option<&'a str>,
+    pub received_at_ms: i64,
+    pub scheme: &'a str,
+    pub key_id: &'a str,
+    pub problem: Option<&'a str>,
+}
+
+impl<'a> EventView<'a> {
+    /// Reads names and values of a record's headers. Unknown headers are passed over; of a repeated one the
+    /// last counts.
+    ///
+    /// # Errors
+    /// The record is not an event of Hookline's.
+    pub fn parse(headers: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<Self, NotAnEvent> {
+        let mut view = Self::default();
+        let (mut version, mut source, mut kind) = (None, None, None);
+        for (name, value) in headers {
+            let Ok(name) = std::str::from_utf8(name) else { continue };
+            match name {
+                header::SPECVERSION => version = Some(value),
+                header::ID => view.id = utf8(value, header::ID)?,
+                header::SOURCE => source = Some(utf8(value, header::SOURCE)?),
+                header::TYPE => kind = Some(utf8(value, header::TYPE)?),
+                header::TIME => view.time = utf8(value, header::TIME)?,
+                header::SUBJECT => view.entity = Some(utf8(value, header::SUBJECT)?),
+                header::SEQUENCE => view.sequence = Some(utf8(value, header::SEQUENCE)?),
+                header::CONTENT_TYPE => view.content_type = Some(utf8(value, header::CONTENT_TYPE)?),
+                header::TRACEPARENT => view.traceparent = Some(utf8(value, header::TRACEPARENT)?),
+                header::TRACESTATE => view.tracestate = Some(utf8(value, header::TRACESTATE)?),
+                header::PROBLEM => view.problem = Some(utf8(value, header::PROBLEM)?),
+                header::RECEIVED_AT => {
+                    view.received_at_ms = utf8(value, header::RECEIVED_AT)?
+                        .parse()
+                        .map_err(|_| NotAnEvent::Malformed(header::RECEIVED_AT))?;
+                }
+                header::SCHEME => view.scheme = utf8(value, header::SCHEME)?,
+                header::KEY_ID => view.key_id = utf8(value, header::KEY_ID)?,
+                _ => {}
+            }
+        }
+        if version.ok_or(NotAnEvent::Missing(header::SPECVERSION))? != b"1.0" {
+            return Err(NotAnEvent::Version);
+        }
+        if view.id.is_empty() {
+            return Err(NotAnEvent::Missing(header::ID));
+        }
+        view.kind = kind.ok_or(NotAnEvent::Missing(header::TYPE))?;
+        let source = source.ok_or(NotAnEvent::Missing(header::SOURCE))?;
+        (view.source, view.connection) = decode_source(source).ok_or(NotAnEvent::Malformed(header::SOURCE))?;
+        Ok(view)
+    }
+
+    /// Whether this is one of Hookline's own control records.
+    #[must_use]
+    pub fn is_control(&self) -> bool {
+        self.source == CONTROL_SOURCE && self.kind.starts_with(CONTROL_PREFIX)
+    }
+}
+
+fn utf8<'a>(value: &'a [u8], name: &'static str) -> Result<&'a str, NotAnEvent> {
+    std::str::from_utf8(value).map_err(|_| NotAnEvent::Malformed(name))
 }
 
 /// What is escaped in a part of a key or source: all but unreserved characters (RFC 3986).

@@ -1,1 +1,273 @@
-//! Placeholder.
+//! The topics: their names, their settings, and that they are so. Created on first start, checked on every
+//! other; a setting that a guarantee rests on and that differs is an error that names the way out.
+
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode;
+
+use crate::config::{Broker, Config, KafkaConfig, PipelineConfig, SinkConfig};
+use crate::units::Size;
+
+/// What a record may be larger than the body: headers, key, framing.
+pub const OVERHEAD_BYTES: u64 = 64 * 1024;
+
+/// How long one request to the cluster may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A topic as Hookline needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// Its name.
+    pub name: String,
+    /// Its partitions.
+    pub partitions: u32,
+    /// Copies of each record.
+    pub replication_factor: u16,
+    /// Settings that must be exactly so.
+    pub exact: Vec<(&'static str, String)>,
+    /// Settings that must be at least so (`-1` counts as unlimited).
+    pub at_least: Vec<(&'static str, i64)>,
+}
+
+/// What is wrong with the topics.
+#[derive(Debug, thiserror::Error)]
+pub enum TopicError {
+    /// The cluster cannot be reached, or refuses. Worth another try.
+    #[error("topics cannot be checked: {0}")]
+    Kafka(#[from] KafkaError),
+    /// The cluster refused to create the topic.
+    #[error("topic {0} cannot be created: {1}; create it by hand as `--dry-run` prints it, or allow Create")]
+    Create(String, RDKafkaErrorCode),
+    /// The topic's settings cannot be read.
+    #[error("topic {0}: its settings cannot be read: {1}; allow DescribeConfigs")]
+    Describe(String, RDKafkaErrorCode),
+    /// The partition count was changed: entities would change their partition.
+    #[error(
+        "topic {topic} has {found} partitions, but {wanted} are configured; the count decides where an entity's \
+         events are and cannot change: set log.partitions = {found}, or move to a new topic"
+    )]
+    Partitions {
+        /// The topic.
+        topic: String,
+        /// Partitions that it has.
+        found: usize,
+        /// Partitions that are configured.
+        wanted: u32,
+    },
+    /// A setting is not as it must be.
+    #[error("topic {topic}: {key} is {found}, but must be {wanted}; change it with kafka-configs --alter")]
+    Setting {
+        /// The topic.
+        topic: String,
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What it must be.
+        wanted: String,
+    },
+}
+
+impl TopicError {
+    /// Whether the cluster may answer otherwise later, without anybody's doing.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Kafka(_) => true,
+            Self::Create(_, code) | Self::Describe(_, code) => matches!(
+                code,
+                RDKafkaErrorCode::RequestTimedOut
+                    | RDKafkaErrorCode::OperationTimedOut
+                    | RDKafkaErrorCode::BrokerTransportFailure
+                    | RDKafkaErrorCode::NotController
+                    | RDKafkaErrorCode::InvalidReplicationFactor
+            ),
+            Self::Partitions { .. } | Self::Setting { .. } => false,
+        }
+    }
+}
+
+/// The journal's topic of a pipeline.
+#[must_use]
+pub fn journal_name(pipeline: &str) -> String {
+    format!("hookline.{pipeline}.journal")
+}
+
+/// The dead-letter topic of a pipeline.
+#[must_use]
+pub fn dead_letters_name(pipeline: &str) -> String {
+    format!("hookline.{pipeline}.dead-letters")
+}
+
+/// The largest record of the event log, in bytes.
+#[must_use]
+pub const fn log_record_bytes_max(body_limit: Size) -> u64 {
+    body_limit.0 + OVERHEAD_BYTES
+}
+
+/// The largest record of a journal, in bytes: an entity's held events take at most half of it.
+#[must_use]
+pub const fn journal_record_bytes_max() -> u64 {
+    16 * 1024 * 1024
+}
+
+/// The event log's topic.
+#[must_use]
+pub fn event_log(config: &Config) -> Topic {
+    let mut topic = base(config, config.log.topic.clone(), log_record_bytes_max(config.ingest.body_limit));
+    let retention = config.log.retention.map_or(-1, |r| r.as_ms());
+    topic.at_least.push(("retention.ms", retention));
+    topic.exact.push(("message.timestamp.type", "LogAppendTime".to_owned()));
+    topic
+}
+
+/// The topics that a pipeline writes to.
+#[must_use]
+pub fn of_pipeline(config: &Config, name: &str, pipeline: &PipelineConfig) -> Vec<Topic> {
+    let log_max = log_record_bytes_max(config.ingest.body_limit);
+    let mut topics = vec![
+        base(config, journal_name(name), journal_record_bytes_max()),
+        base(config, dead_letters_name(name), log_max + OVERHEAD_BYTES),
+    ];
+    for topic in &mut topics {
+        topic.at_least.push(("retention.ms", -1));
+    }
+    if let SinkConfig::Kafka(sink) = &pipeline.sink {
+        topics.push(base(config, sink.topic.clone(), log_max));
+    }
+    topics
+}
+
+fn base(config: &Config, name: String, bytes_max: u64) -> Topic {
+    Topic {
+        name,
+        partitions: config.log.partitions,
+        replication_factor: config.log.replication_factor,
+        exact: vec![("cleanup.policy", "delete".to_owned()), ("unclean.leader.election.enable", "false".to_owned())],
+        at_least: vec![
+            ("max.message.bytes", i64::try_from(bytes_max).unwrap_or(i64::MAX)),
+            ("min.insync.replicas", i64::from(config.log.min_insync_replicas)),
+        ],
+    }
+}
+
+impl std::fmt::Display for Topic {
+    /// The command that creates the topic, for `--dry-run`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "kafka-topics.sh --create --topic {} --partitions {} --replication-factor {}",
+            self.name, self.partitions, self.replication_factor
+        )?;
+        for (key, value) in self.settings() {
+            write!(f, " --config {key}={value}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Topic {
+    fn settings(&self) -> impl Iterator<Item = (&'static str, String)> + '_ {
+        let at_least = self.at_least.iter().map(|(key, value)| (*key, value.to_string()));
+        self.exact.iter().cloned().chain(at_least)
+    }
+}
+
+/// Creates the topics that are missing and checks the others.
+///
+/// # Errors
+/// The first that is not as it must be.
+pub async fn ensure(kafka: &KafkaConfig, topics: &[Topic]) -> Result<(), TopicError> {
+    if kafka.broker == Broker::Embedded {
+        return Ok(());
+    }
+    let admin: AdminClient<DefaultClientContext> = crate::kafka::client(kafka, "hookline-admin").create()?;
+    let options = AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT));
+    for topic in topics {
+        if create(&admin, &options, topic).await? {
+            tracing::info!(topic = topic.name, partitions = topic.partitions, "topic created");
+        } else {
+            check(&admin, &options, topic).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the topic was missing and is now there.
+async fn create(
+    admin: &AdminClient<DefaultClientContext>,
+    options: &AdminOptions,
+    topic: &Topic,
+) -> Result<bool, TopicError> {
+    if partitions(admin, &topic.name).await?.is_some() {
+        return Ok(false);
+    }
+    let settings: Vec<(&str, String)> = topic.settings().collect();
+    let mut new = NewTopic::new(
+        &topic.name,
+        i32::try_from(topic.partitions).unwrap_or(i32::MAX),
+        TopicReplication::Fixed(i32::from(topic.replication_factor)),
+    );
+    for (key, value) in &settings {
+        new = new.set(key, value);
+    }
+    for result in admin.create_topics([&new], options).await? {
+        match result {
+            Ok(_) => return Ok(true),
+            // Another instance was quicker.
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => return Ok(false),
+            Err((name, code)) => return Err(TopicError::Create(name, code)),
+        }
+    }
+    Ok(true)
+}
+
+async fn check(
+    admin: &AdminClient<DefaultClientContext>,
+    options: &AdminOptions,
+    topic: &Topic,
+) -> Result<(), TopicError> {
+    let found = partitions(admin, &topic.name).await?.unwrap_or(0);
+    if u32::try_from(found).ok() != Some(topic.partitions) {
+        return Err(TopicError::Partitions { topic: topic.name.clone(), found, wanted: topic.partitions });
+    }
+    let described = admin.describe_configs([&ResourceSpecifier::Topic(&topic.name)], options).await?;
+    for resource in described {
+        let resource = resource.map_err(|code| TopicError::Describe(topic.name.clone(), code))?;
+        let values = resource.entry_map();
+        let value = |key: &str| values.get(key).and_then(|e| e.value.clone()).unwrap_or_default();
+        for (key, wanted) in &topic.exact {
+            let found = value(key);
+            if found != *wanted {
+                return Err(setting(topic, key, found, wanted.clone()));
+            }
+        }
+        for (key, wanted) in &topic.at_least {
+            let found = value(key);
+            let enough = |n: i64| n == -1 || (*wanted != -1 && n >= *wanted);
+            if !found.parse().is_ok_and(enough) {
+                let wanted = if *wanted == -1 { "-1 (unlimited)".to_owned() } else { format!("at least {wanted}") };
+                return Err(setting(topic, key, found, wanted));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn setting(topic: &Topic, key: &'static str, found: String, wanted: String) -> TopicError {
+    let found = if found.is_empty() { "not set".to_owned() } else { found };
+    TopicError::Setting { topic: topic.name.clone(), key, found, wanted }
+}
+
+/// How many partitions a topic has; `None` where there is no such topic.
+async fn partitions(
+    admin: &AdminClient<DefaultClientContext>,
+    name: &str,
+) -> Result<Option<usize>, TopicError> {
+    // Metadata of one topic would create it on brokers that create topics by themselves.
+    let metadata = tokio::task::block_in_place(|| admin.inner().fetch_metadata(None, TIMEOUT))?;
+    Ok(metadata.topics().iter().find(|t| t.name() == name).map(|t| t.partitions().len()))
+}
