@@ -48,9 +48,9 @@ pub async fn serve(
     health: Health,
     metrics: PrometheusHandle,
 ) -> std::io::Result<SocketAddr> {
-    let listener = TcpListener::bind(listen).await.map_err(|e| {
-        std::io::Error::new(e.kind(), format!("admin address {listen} cannot be bound: {e}"))
-    })?;
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|e| std::io::Error::new(e.kind(), format!("admin address {listen} cannot be bound: {e}")))?;
     let bound = listener.local_addr()?;
     let app = Router::new()
         .route("/livez", get(|| async { "ok\n" }))

@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use ingest::{IngestConfig, TlsFiles};
-pub use kafka::{Broker, KafkaConfig, LogConfig, SaslConfig, SaslMechanism, SecurityProtocol, TlsClientConfig};
+pub use kafka::{
+    Broker, KafkaConfig, LogConfig, SaslConfig, SaslMechanism, SecurityProtocol, TlsClientConfig,
+};
 pub use pipeline::{
     CheckpointConfig, FoldLimits, GapPolicy, KafkaSinkConfig, PipelineConfig, PostgresSinkConfig, SinkConfig,
     SqliteSinkConfig,
@@ -127,7 +129,11 @@ impl Config {
         for (name, source) in &mut self.sources {
             check_name(at, "sources", name)?;
             if name == crate::event::CONTROL_SOURCE {
-                return Err(at.error(None, &format!("sources.{name}"), "this name is reserved; choose another"));
+                return Err(at.error(
+                    None,
+                    &format!("sources.{name}"),
+                    "this name is reserved; choose another",
+                ));
             }
             source.resolve(at, name)?;
         }
@@ -158,7 +164,12 @@ pub(crate) struct Places<'a> {
 
 impl Places<'_> {
     /// An error at a byte range (or the line of the key's last part, where there is no range).
-    pub(crate) fn error(&self, span: Option<std::ops::Range<usize>>, key: &str, message: &str) -> ConfigError {
+    pub(crate) fn error(
+        &self,
+        span: Option<std::ops::Range<usize>>,
+        key: &str,
+        message: &str,
+    ) -> ConfigError {
         let start = span.map(|s| s.start).or_else(|| self.find(key));
         let mut place = self.path.display().to_string();
         if let Some(start) = start {

@@ -152,7 +152,8 @@ impl Event {
         let mut signature_headers = Vec::new();
         for h in headers.iter() {
             if let Some(name) = h.key.strip_prefix(header::SIGNATURE_PREFIX) {
-                signature_headers.push((name.to_owned(), utf8(h.value.unwrap_or_default(), "hookline-sig-*")?.to_owned()));
+                signature_headers
+                    .push((name.to_owned(), utf8(h.value.unwrap_or_default(), "hookline-sig-*")?.to_owned()));
             }
         }
         let owned = |value: Option<&str>| value.map(str::to_owned);
@@ -246,7 +247,8 @@ impl<'a> EventView<'a> {
         }
         view.kind = kind.ok_or(NotAnEvent::Missing(header::TYPE))?;
         let source = source.ok_or(NotAnEvent::Missing(header::SOURCE))?;
-        (view.source, view.connection) = decode_source(source).ok_or(NotAnEvent::Malformed(header::SOURCE))?;
+        (view.source, view.connection) =
+            decode_source(source).ok_or(NotAnEvent::Malformed(header::SOURCE))?;
         Ok(view)
     }
 
@@ -334,26 +336,28 @@ mod tests {
             (opt(), opt(), opt(), any::<i64>(), text, text),
             proptest::collection::vec(("[a-z0-9-]{1,12}", text), 0..4),
         )
-            .prop_map(|((id, source, connection, kind, entity, sequence, content_type), b, signature_headers)| {
-                let (traceparent, tracestate, problem, received_at_ms, scheme, key_id) = b;
-                Event {
-                    id,
-                    source,
-                    connection,
-                    kind,
-                    time: "2026-01-01T00:00:00Z".into(),
-                    entity,
-                    sequence,
-                    content_type,
-                    traceparent,
-                    tracestate,
-                    received_at_ms,
-                    scheme,
-                    key_id,
-                    problem,
-                    signature_headers,
-                }
-            })
+            .prop_map(
+                |((id, source, connection, kind, entity, sequence, content_type), b, signature_headers)| {
+                    let (traceparent, tracestate, problem, received_at_ms, scheme, key_id) = b;
+                    Event {
+                        id,
+                        source,
+                        connection,
+                        kind,
+                        time: "2026-01-01T00:00:00Z".into(),
+                        entity,
+                        sequence,
+                        content_type,
+                        traceparent,
+                        tracestate,
+                        received_at_ms,
+                        scheme,
+                        key_id,
+                        problem,
+                        signature_headers,
+                    }
+                },
+            )
     }
 
     proptest! {

@@ -25,9 +25,11 @@ pub fn client(config: &KafkaConfig, client_id: &str) -> ClientConfig {
         },
     );
     if let Some(tls) = &config.tls {
-        for (key, path) in
-            [("ssl.ca.location", &tls.ca), ("ssl.certificate.location", &tls.certificate), ("ssl.key.location", &tls.key)]
-        {
+        for (key, path) in [
+            ("ssl.ca.location", &tls.ca),
+            ("ssl.certificate.location", &tls.certificate),
+            ("ssl.key.location", &tls.key),
+        ] {
             if let Some(path) = path {
                 c.set(key, path.display().to_string());
             }

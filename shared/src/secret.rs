@@ -38,7 +38,9 @@ impl SecretRef {
     pub fn read(&self) -> Result<SecretString, SecretError> {
         let value = match self {
             Self::Env(name) => std::env::var(name).map_err(|_| SecretError::Env(name.clone()))?,
-            Self::File(path) => std::fs::read_to_string(path).map_err(|e| SecretError::File(path.clone(), e))?,
+            Self::File(path) => {
+                std::fs::read_to_string(path).map_err(|e| SecretError::File(path.clone(), e))?
+            }
         };
         let value = value.trim_end_matches(['\r', '\n']);
         if value.is_empty() {

@@ -146,7 +146,10 @@ fn base(config: &Config, name: String, bytes_max: u64) -> Topic {
         name,
         partitions: config.log.partitions,
         replication_factor: config.log.replication_factor,
-        exact: vec![("cleanup.policy", "delete".to_owned()), ("unclean.leader.election.enable", "false".to_owned())],
+        exact: vec![
+            ("cleanup.policy", "delete".to_owned()),
+            ("unclean.leader.election.enable", "false".to_owned()),
+        ],
         at_least: vec![
             ("max.message.bytes", i64::try_from(bytes_max).unwrap_or(i64::MAX)),
             ("min.insync.replicas", i64::from(config.log.min_insync_replicas)),
@@ -249,7 +252,8 @@ async fn check(
             let found = value(key);
             let enough = |n: i64| n == -1 || (*wanted != -1 && n >= *wanted);
             if !found.parse().is_ok_and(enough) {
-                let wanted = if *wanted == -1 { "-1 (unlimited)".to_owned() } else { format!("at least {wanted}") };
+                let wanted =
+                    if *wanted == -1 { "-1 (unlimited)".to_owned() } else { format!("at least {wanted}") };
                 return Err(setting(topic, key, found, wanted));
             }
         }

@@ -33,7 +33,9 @@ impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         humantime::parse_duration(&text).map(Self).map_err(|e| {
-            D::Error::custom(format!("`{text}` is not a duration ({e}); write one such as \"250ms\", \"30s\" or \"7d\""))
+            D::Error::custom(format!(
+                "`{text}` is not a duration ({e}); write one such as \"250ms\", \"30s\" or \"7d\""
+            ))
         })
     }
 }

@@ -130,7 +130,8 @@ impl KafkaConfig {
         }
         for (name, value) in &self.properties {
             if OWN_PROPERTIES.contains(&name.as_str()) {
-                let message = "Hookline sets this property itself, since its guarantees rest on it; remove it";
+                let message =
+                    "Hookline sets this property itself, since its guarantees rest on it; remove it";
                 return Err(at.error(Some(value.span()), &format!("kafka.properties.{name}"), message));
             }
         }

@@ -71,13 +71,17 @@ fn a_secret_pasted_into_the_file_is_refused_and_not_repeated() {
 #[test]
 fn an_unknown_sink_is_named_with_the_known_ones() {
     let text = error("[pipelines.p]\nstate_dir = \"/tmp\"\n[pipelines.p.sink.oracle]\nurl = \"x\"\n");
-    assert!(text.contains("oracle") && text.contains("postgres") && text.contains("hookline.toml:5"), "{text}");
+    assert!(
+        text.contains("oracle") && text.contains("postgres") && text.contains("hookline.toml:5"),
+        "{text}"
+    );
 }
 
 #[test]
 fn a_bad_pointer_is_named_with_its_line_and_what_is_allowed() {
     let secrets = secret();
-    let text = error(&format!("[sources.g]\nverify.github = {{}}\nsecrets = {secrets}\nentity = \"repo.id\"\n"));
+    let text =
+        error(&format!("[sources.g]\nverify.github = {{}}\nsecrets = {secrets}\nentity = \"repo.id\"\n"));
     assert!(text.starts_with("hookline.toml:6: sources.g.entity: "), "{text}");
     assert!(text.contains("JSON pointer"), "{text}");
 }
@@ -103,7 +107,9 @@ fn connections_have_secrets_of_their_own() {
 
 #[test]
 fn a_retention_below_the_window_is_refused() {
-    let text = error("[log]\nretention = \"1d\"\n[pipelines.p]\nstate_dir = \"/tmp\"\nsink.sqlite = { path = \"x\" }\n");
+    let text = error(
+        "[log]\nretention = \"1d\"\n[pipelines.p]\nstate_dir = \"/tmp\"\nsink.sqlite = { path = \"x\" }\n",
+    );
     assert!(text.contains("log.retention") && text.contains("deduplication window"), "{text}");
 }
 

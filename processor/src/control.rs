@@ -1,0 +1,139 @@
+//! Control records: what else than an event can change the fold's outcome. They stand in the event log
+//! beside the events, name their pipeline, and carry who appended them and why.
+//!
+//! A control record is a CloudEvents event like any other: source `hookline`, type `hookline.control.*`, a
+//! JSON body. The key of `gap-expired` is the entity's; `config` has the pipeline's name.
+
+use serde::{Deserialize, Serialize};
+use shared::event::{CONTROL_PREFIX, CONTROL_SOURCE, Event, EventView};
+
+use crate::fold::FoldConfig;
+use crate::position::Epoch;
+
+/// The type of [`Control::Config`].
+const CONFIG: &str = "config";
+/// The type of [`Control::GapExpired`].
+const GAP_EXPIRED: &str = "gap-expired";
+
+/// A control record's body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// The fold's configuration, in force from here.
+    Config(ConfigRecord),
+    /// A gap's wait is over.
+    GapExpired(GapExpired),
+}
+
+/// The fold's configuration, in force from this record's offset; the first one of a pipeline in a partition
+/// counts from the partition's start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigRecord {
+    /// Whose.
+    pub pipeline: String,
+    /// The owner of the partition that appended it; one of an earlier owner is not obeyed.
+    pub epoch: Epoch,
+    /// The configuration.
+    pub fold: FoldConfig,
+    /// Which instance.
+    pub by: String,
+    /// What for.
+    pub why: String,
+}
+
+/// A gap's wait is over. Obeyed only if it names the gap that stands, and was itself appended after the
+/// gap's deadline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GapExpired {
+    /// Whose.
+    pub pipeline: String,
+    /// The number that is missing; `None` while the first is looked for.
+    pub next: Option<u64>,
+    /// The offset of the record that opened the gap.
+    pub opened_at: i64,
+    /// The step of the gap's policy; `skip` has one, 0.
+    pub stage: u8,
+    /// Which instance.
+    pub by: String,
+    /// What for.
+    pub why: String,
+}
+
+/// A record of type `hookline.control.*` that cannot be understood.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAControl {
+    /// A type that this program does not know.
+    #[error("control record of unknown type {0}")]
+    Type(String),
+    /// A body that is not what the type says.
+    #[error("control record of type {0} is malformed: {1}")]
+    Body(&'static str, serde_json::Error),
+}
+
+impl Control {
+    /// Reads a control record.
+    ///
+    /// # Errors
+    /// It cannot be understood.
+    pub fn parse(event: &EventView<'_>, body: &[u8]) -> Result<Self, NotAControl> {
+        match event.kind.strip_prefix(CONTROL_PREFIX) {
+            Some(CONFIG) => {
+                serde_json::from_slice(body).map(Self::Config).map_err(|e| NotAControl::Body(CONFIG, e))
+            }
+            Some(GAP_EXPIRED) => serde_json::from_slice(body)
+                .map(Self::GapExpired)
+                .map_err(|e| NotAControl::Body(GAP_EXPIRED, e)),
+            Some(_) | None => Err(NotAControl::Type(event.kind.to_owned())),
+        }
+    }
+
+    /// The event and the body to append.
+    ///
+    /// # Errors
+    /// Never in practice: every field has a JSON form.
+    pub fn to_event(&self, now: jiff::Timestamp) -> Result<(Event, Vec<u8>), serde_json::Error> {
+        let (kind, body, id) = match self {
+            Self::Config(c) => (CONFIG, serde_json::to_vec(c)?, format!("{}-config-{}", c.pipeline, c.epoch)),
+            Self::GapExpired(g) => {
+                let id = format!("{}-gap-{}-{}", g.pipeline, g.opened_at, now.as_millisecond());
+                (GAP_EXPIRED, serde_json::to_vec(g)?, id)
+            }
+        };
+        let event = Event {
+            id,
+            source: CONTROL_SOURCE.to_owned(),
+            kind: format!("{CONTROL_PREFIX}{kind}"),
+            time: now.to_string(),
+            content_type: Some("application/json".to_owned()),
+            received_at_ms: now.as_millisecond(),
+            ..Event::default()
+        };
+        Ok((event, body))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Frame;
+
+    #[test]
+    fn control_records_survive_the_log() {
+        let gap = Control::GapExpired(GapExpired {
+            pipeline: "p".into(),
+            next: Some(7),
+            opened_at: 12,
+            stage: 0,
+            by: "p-0".into(),
+            why: "the wait is over".into(),
+        });
+        let (event, body) = gap.to_event(jiff::Timestamp::UNIX_EPOCH).unwrap();
+        let headers = event.to_headers();
+        let list: Vec<_> = rdkafka::message::Headers::iter(&headers).map(|h| (h.key, h.value)).collect();
+        let frame = Frame::pack(None, list.into_iter(), Some(&body));
+        let view = frame.event().unwrap();
+        assert!(view.is_control());
+        assert_eq!(Control::parse(&view, frame.body()).unwrap(), gap);
+    }
+}

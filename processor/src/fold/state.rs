@@ -1,0 +1,307 @@
+//! The state of one partition: what was final at the last checkpoint, and an overlay of what was decided
+//! since. Dropping the overlay takes everything back to the checkpoint; taking it gives the checkpoint's delta.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use super::Verdict;
+use super::config::FoldConfig;
+use super::entity::{Entity, Gap};
+use super::ids::{BucketKey, EventId, IdBlock, Ids};
+use crate::frame::Frame;
+use crate::position::{Digest, Epoch, Position};
+
+/// An entity's key: the key of its records.
+pub type EntityKey = Box<[u8]>;
+
+/// Everything of the state that is not an id or an entity: small, and written whole with every checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The offset of the next record to fold.
+    pub next_offset: i64,
+    /// The digest of the record before it; `None` before the first.
+    pub last_digest: Option<Digest>,
+    /// The running maximum of the broker's append times, milliseconds since 1970.
+    pub stream_time_ms: i64,
+    /// The fold's configuration in force.
+    pub config: Option<InForce>,
+    /// What became of all records so far.
+    pub totals: Totals,
+    /// What the sink refused for good at or after `next_offset`, with its reason.
+    pub refusals: BTreeMap<Position, String>,
+}
+
+/// The fold's configuration in force, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InForce {
+    /// The configuration.
+    pub config: FoldConfig,
+    /// The owner that appended it.
+    pub epoch: Epoch,
+}
+
+/// How many records came to which end. `events()` of them are events: the books balance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "named as the verdicts")]
+pub struct Totals {
+    pub applied: u64,
+    pub duplicate: u64,
+    pub stale: u64,
+    pub held: u64,
+    pub dead_lettered: u64,
+    pub ignored: u64,
+    /// Hookline's own control records; not events.
+    pub control: u64,
+}
+
+impl Totals {
+    /// All events: the sum of the verdicts.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.applied + self.duplicate + self.stale + self.held + self.dead_lettered + self.ignored
+    }
+
+    pub(super) fn count(&mut self, verdict: Verdict) {
+        *self.of(verdict) += 1;
+    }
+
+    /// A held event came to its end.
+    pub(super) fn release(&mut self, verdict: Verdict) {
+        self.held = self.held.saturating_sub(1);
+        self.count(verdict);
+    }
+
+    fn of(&mut self, verdict: Verdict) -> &mut u64 {
+        match verdict {
+            Verdict::Applied => &mut self.applied,
+            Verdict::Duplicate => &mut self.duplicate,
+            Verdict::Stale => &mut self.stale,
+            Verdict::Held => &mut self.held,
+            Verdict::DeadLettered => &mut self.dead_lettered,
+            Verdict::Ignored => &mut self.ignored,
+        }
+    }
+}
+
+/// What changed from one checkpoint to the next. Applying it twice, or over a later state, does no harm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delta {
+    /// The head as of the later checkpoint, whole.
+    pub head: Head,
+    /// Ids seen, by bucket.
+    pub ids: Vec<IdBlock>,
+    /// Entities that changed, whole, by key; rising.
+    pub entities: Vec<(EntityKey, Entity)>,
+}
+
+/// The state of one partition.
+#[derive(Debug)]
+pub struct State {
+    ids: Ids,
+    entities: HashMap<EntityKey, Entity>,
+    /// Gaps of `entities` by deadline: derived, for whoever watches the clock.
+    gaps: BTreeSet<(i64, EntityKey)>,
+    base: Head,
+    overlay: Overlay,
+}
+
+#[derive(Debug)]
+struct Overlay {
+    head: Head,
+    /// The record before `head.next_offset`; its digest is taken only when a checkpoint needs it.
+    last: Option<Frame>,
+    seen: HashMap<EventId, BucketKey>,
+    blocks: Vec<IdBlock>,
+    entities: HashMap<EntityKey, Entity>,
+    /// About how many bytes the delta would take.
+    bytes: usize,
+}
+
+impl Overlay {
+    fn over(head: &Head) -> Self {
+        Self {
+            head: head.clone(),
+            last: None,
+            seen: HashMap::new(),
+            blocks: Vec::new(),
+            entities: HashMap::new(),
+            bytes: 0,
+        }
+    }
+}
+
+impl State {
+    /// The state before the first record, at `start` in the log.
+    #[must_use]
+    pub fn new(start: i64) -> Self {
+        let base = Head {
+            next_offset: start,
+            last_digest: None,
+            stream_time_ms: i64::MIN,
+            config: None,
+            totals: Totals::default(),
+            refusals: BTreeMap::new(),
+        };
+        let overlay = Overlay::over(&base);
+        Self { ids: Ids::default(), entities: HashMap::new(), gaps: BTreeSet::new(), base, overlay }
+    }
+
+    /// The head with everything that was folded.
+    #[must_use]
+    pub fn head(&self) -> &Head {
+        &self.overlay.head
+    }
+
+    /// The head as of the last checkpoint.
+    #[must_use]
+    pub fn checkpointed(&self) -> &Head {
+        &self.base
+    }
+
+    /// About how many bytes the next delta takes.
+    #[must_use]
+    pub fn delta_bytes(&self) -> usize {
+        self.overlay.bytes
+    }
+
+    /// Ids and entities in memory, as of the last checkpoint.
+    #[must_use]
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.ids.len(), self.entities.len())
+    }
+
+    /// Gaps whose wait is over at `time_ms`, as of the last checkpoint, the oldest first: entity, next, gap.
+    pub fn gaps_due(&self, time_ms: i64) -> impl Iterator<Item = (&[u8], Option<u64>, Gap)> {
+        self.gaps.iter().take_while(move |(deadline, _)| *deadline < time_ms).filter_map(
+            |(_, key)| match self.entities.get(key)? {
+                Entity::Sequence { next, gap: Some(gap), .. } => Some((&**key, *next, *gap)),
+                Entity::Sequence { gap: None, .. } | Entity::Version { .. } => None,
+            },
+        )
+    }
+
+    /// Open gaps as of the last checkpoint.
+    #[must_use]
+    pub fn gaps_open(&self) -> usize {
+        self.gaps.len()
+    }
+
+    /// Forgets what was folded since the last checkpoint.
+    pub fn drop_overlay(&mut self) {
+        self.overlay = Overlay::over(&self.base);
+    }
+
+    /// A sink refused this effect for good, and the journal says so. Only between checkpoints.
+    pub fn refuse(&mut self, position: Position, reason: String) {
+        self.base.refusals.insert(position, reason);
+        self.drop_overlay();
+    }
+
+    /// The configuration that the first record is to be decided with: from the log's first configuration
+    /// record, wherever it stands.
+    pub fn start_with(&mut self, config: InForce) {
+        if self.base.config.is_none() {
+            self.base.config = Some(config);
+            self.drop_overlay();
+        }
+    }
+
+    /// What changed since the last checkpoint. The state stays as it is until [`State::apply`].
+    #[must_use]
+    pub fn delta(&self) -> Delta {
+        let mut entities: Vec<_> =
+            self.overlay.entities.iter().map(|(k, e)| (k.clone(), e.clone())).collect();
+        entities.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let mut head = self.overlay.head.clone();
+        if let Some(last) = &self.overlay.last {
+            head.last_digest = Some(last.digest());
+        }
+        head.refusals = head.refusals.split_off(&Position { offset: head.next_offset, ordinal: 0 });
+        Delta { head, ids: self.overlay.blocks.clone(), entities }
+    }
+
+    /// Makes a delta final: the own one after its commit, or one read from the journal.
+    pub fn apply(&mut self, delta: Delta) {
+        for block in &delta.ids {
+            self.ids.add(block);
+        }
+        for (key, entity) in delta.entities {
+            if let Some(old) = gap_of(self.entities.get(&key)) {
+                self.gaps.remove(&(old.deadline_ms, key.clone()));
+            }
+            if let Some(new) = gap_of(Some(&entity)) {
+                self.gaps.insert((new.deadline_ms, key.clone()));
+            }
+            self.entities.insert(key, entity);
+        }
+        self.base = delta.head;
+        if let Some(in_force) = &self.base.config {
+            self.ids.expire(self.base.stream_time_ms, in_force.config.window_ms);
+        }
+        self.drop_overlay();
+    }
+
+    /// The whole state as of the last checkpoint, in one order: equal states give equal bytes.
+    #[must_use]
+    pub fn whole(&self) -> Delta {
+        let mut entities: Vec<_> = self.entities.iter().map(|(k, e)| (k.clone(), e.clone())).collect();
+        entities.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Delta { head: self.base.clone(), ids: self.ids.sorted(), entities }
+    }
+
+    pub(super) fn head_mut(&mut self) -> &mut Head {
+        &mut self.overlay.head
+    }
+
+    /// Moves past a record.
+    pub(super) fn advance(&mut self, offset: i64, time_ms: i64, frame: &Frame) {
+        self.overlay.head.next_offset = offset + 1;
+        self.overlay.head.stream_time_ms = self.overlay.head.stream_time_ms.max(time_ms);
+        self.overlay.last = Some(frame.clone());
+    }
+
+    pub(super) fn seen(&self, id: EventId, window_ms: i64) -> bool {
+        // Expiry is by bucket here as in the base: where a checkpoint falls must not change an outcome.
+        let time = self.overlay.head.stream_time_ms;
+        self.overlay.seen.get(&id).is_some_and(|bucket| !bucket.is_expired(time, window_ms))
+            || self.ids.contains(id, time, window_ms)
+    }
+
+    pub(super) fn remember(&mut self, id: EventId, window_ms: i64) {
+        let bucket = BucketKey::at(self.overlay.head.stream_time_ms, window_ms);
+        self.overlay.seen.insert(id, bucket);
+        self.overlay.bytes += 16;
+        match self.overlay.blocks.last_mut() {
+            Some(block) if block.bucket == bucket => block.ids.push(id),
+            _ => self.overlay.blocks.push(IdBlock { bucket, ids: vec![id] }),
+        }
+    }
+
+    pub(super) fn entity(&self, key: &[u8]) -> Option<&Entity> {
+        self.overlay.entities.get(key).or_else(|| self.entities.get(key))
+    }
+
+    /// Takes an entity out to change it; [`State::put`] brings it back.
+    pub(super) fn take(&mut self, key: &[u8]) -> Option<Entity> {
+        if let Some((_, entity)) = self.overlay.entities.remove_entry(key) {
+            self.overlay.bytes = self.overlay.bytes.saturating_sub(key.len() + entity.stored_len());
+            return Some(entity);
+        }
+        self.entities.get(key).cloned()
+    }
+
+    pub(super) fn put(&mut self, key: &[u8], entity: Entity) {
+        self.overlay.bytes += key.len() + entity.stored_len();
+        if let Some(old) = self.overlay.entities.insert(key.into(), entity) {
+            self.overlay.bytes = self.overlay.bytes.saturating_sub(key.len() + old.stored_len());
+        }
+    }
+}
+
+fn gap_of(entity: Option<&Entity>) -> Option<Gap> {
+    match entity {
+        Some(Entity::Sequence { gap, .. }) => *gap,
+        Some(Entity::Version { .. }) | None => None,
+    }
+}

@@ -1,0 +1,421 @@
+//! A lane: one thread, some partitions, one transactional producer. It claims, folds, delivers and
+//! checkpoints; each step in a file of its own, in that order.
+//!
+//! There is one way back from every failure: drop what was folded since the last checkpoint, take a fresh
+//! producer, claim again. A lane never waits for another one and shares nothing with it but the tickets.
+
+mod checkpoint;
+mod claim;
+mod deliver;
+mod gaps;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use shared::admin::Health;
+
+use crate::broker::{BrokerError, Journal, Log};
+use crate::clock::Clock;
+use crate::fold::{Effect, FoldConfig, FoldError, Record, State, decide};
+use crate::journal::{JournalError, Mark};
+use crate::position::{Epoch, Fence, Position};
+use crate::sink::{Sink, SinkError};
+use crate::store::{Store, Stores};
+use crate::tickets::{Ticket, Tickets};
+
+/// Records folded before effects are delivered: small, for latency.
+const BATCH_RECORDS_MAX: usize = 1_000;
+/// Bytes of effects in one batch to a sink.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A checkpoint is cut before its delta exceeds this, so that it fits into a journal record together with
+/// one more entity at its largest.
+const DELTA_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long the lane waits for a record when there is nothing else to do.
+const IDLE_WAIT: Duration = Duration::from_millis(50);
+/// The first and the longest wait before another claim.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
+
+/// How long a partition stands still that cannot go on until somebody acts.
+const STUCK_WAIT: Duration = Duration::from_secs(15);
+
+/// What a lane is told.
+#[derive(Debug)]
+pub enum Command {
+    /// A partition is the lane's now.
+    Assign(i32, Ticket),
+    /// A partition is not the lane's any more; its ticket is invalid already.
+    Revoke(i32),
+    /// Finish: a last checkpoint, then end.
+    Stop,
+}
+
+/// Settings of a lane.
+#[derive(Clone, Debug)]
+pub struct LaneConfig {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The instance's name.
+    pub instance: String,
+    /// The fold's configuration as it is in the file.
+    pub fold: FoldConfig,
+    /// A checkpoint is made at the latest so long after the first record of a batch.
+    pub checkpoint_interval: Duration,
+    /// A checkpoint is made at the latest after so many records.
+    pub checkpoint_records_max: usize,
+    /// The output topic of a Kafka sink.
+    pub output_topic: Option<String>,
+}
+
+/// What stops a lane's work for a moment or for good; each kind has one way to go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Trouble {
+    /// Kafka failed: claim again.
+    #[error("kafka: {0}")]
+    Broker(#[from] BrokerError),
+    /// The sink failed, fenced or halted: claim again.
+    #[error("sink: {0}")]
+    Sink(#[from] SinkError),
+    /// The group took the partition back while a commit was prepared.
+    #[error("a partition was taken back by the group")]
+    Ticket,
+    /// An event was refused; the batch is folded again with the refusal as an input.
+    #[error("the sink refused an event; folding again from the last checkpoint")]
+    Refolded,
+    /// One partition cannot go on until somebody acts; the others can.
+    #[error("partition {0}: {1}")]
+    Stuck(i32, Stuck),
+}
+
+/// Why a partition stands still until somebody acts.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Stuck {
+    #[error("{0}")]
+    Journal(#[from] JournalError),
+    #[error("{0}")]
+    Fold(#[from] FoldError),
+    #[error(
+        "the sink stands at {found}, behind {expected} in the journal: it was restored from an older backup; \
+         rebuild it from the event log with `processor rebuild`"
+    )]
+    OlderSink { found: Position, expected: Position },
+    #[error(
+        "the record at offset {offset} of the event log is not the one that {whose} was made from: the log was \
+         deleted and made anew, or truncated; start a new pipeline with a sink of its own, or restore the log"
+    )]
+    OtherLog { offset: i64, whose: &'static str },
+}
+
+/// One partition of a lane.
+struct Part<S> {
+    ticket: Ticket,
+    /// It cannot go on until somebody acts; not before this time is it tried again.
+    stuck_until: Duration,
+    /// Kept over failures, so that only what was folded since the last checkpoint is done again.
+    memory: Option<(State, Mark)>,
+    store: Option<S>,
+    /// There while the partition is being worked on.
+    running: Option<Running>,
+}
+
+/// What a claim gave.
+struct Running {
+    epoch: Epoch,
+    /// The sink's fence; `None` where the sink has none of its own.
+    fence: Option<Fence>,
+    /// Below this offset, outputs were committed before the journal was lost: they are not repeated.
+    silent_below: i64,
+    /// Folded, not delivered.
+    effects: Vec<Effect>,
+    effect_bytes: usize,
+    /// The offset behind a hole in the log that was met once; a second reading confirms it.
+    hole: Option<i64>,
+    /// When a gap's expiry was last appended, by the offset that opened it.
+    gaps_appended: BTreeMap<i64, Duration>,
+}
+
+/// One lane. See the module.
+pub struct Lane<L, J: Journal, S: Stores, C> {
+    config: LaneConfig,
+    log: L,
+    journal: J,
+    stores: S,
+    sink: Option<Box<dyn Sink>>,
+    open_sink: OpenSink,
+    clock: C,
+    tickets: Arc<Tickets<J::Generation>>,
+    progress: Arc<crate::progress::Progress>,
+    health: Health,
+    parts: BTreeMap<i32, Part<S::Store>>,
+    /// Kafka would not know the current producer as sound: renew it before the next transaction.
+    stale_producer: bool,
+    /// Not before this time is anything claimed.
+    retry_at: Duration,
+    backoff: Duration,
+    /// The first record since the last checkpoint was folded at this time.
+    batch_since: Option<Duration>,
+    batch_records: usize,
+    gaps_looked_at: Duration,
+    /// What was last reported, so that a trouble is said once.
+    last_trouble: Option<String>,
+}
+
+/// Connects to the sink; `None` for a sink without a fence of its own.
+pub type OpenSink = Box<dyn FnMut() -> Result<Option<Box<dyn Sink>>, SinkError> + Send>;
+
+impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
+    /// A lane without partitions.
+    #[allow(clippy::too_many_arguments, reason = "the parts of a lane, each once")]
+    pub fn new(
+        config: LaneConfig,
+        log: L,
+        journal: J,
+        stores: S,
+        open_sink: OpenSink,
+        clock: C,
+        tickets: Arc<Tickets<J::Generation>>,
+        progress: Arc<crate::progress::Progress>,
+        health: Health,
+    ) -> Self {
+        Self {
+            config,
+            log,
+            journal,
+            stores,
+            sink: None,
+            open_sink,
+            clock,
+            tickets,
+            progress,
+            health,
+            parts: BTreeMap::new(),
+            stale_producer: true,
+            retry_at: Duration::ZERO,
+            backoff: BACKOFF.0,
+            batch_since: None,
+            batch_records: 0,
+            gaps_looked_at: Duration::ZERO,
+            last_trouble: None,
+        }
+    }
+
+    /// Works until it is told to stop, then makes a last checkpoint.
+    pub fn run(mut self, commands: &Receiver<Command>) {
+        loop {
+            // With nothing to read there is nothing to wait for but commands.
+            let wait = if self.is_running() { Duration::ZERO } else { IDLE_WAIT };
+            match commands.recv_timeout(wait) {
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(command) => {
+                    self.obey(command);
+                    continue;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.step();
+        }
+        self.finish();
+    }
+
+    /// One turn: claim what is not claimed, fold some records, deliver, checkpoint if it is time.
+    pub fn step(&mut self) {
+        let done = self.turn();
+        if let Err(trouble) = done {
+            self.recover(trouble);
+        }
+    }
+
+    /// Takes note of an assignment or revocation.
+    pub fn obey(&mut self, command: Command) {
+        match command {
+            Command::Assign(partition, ticket) => {
+                // The same partition again, after a loss: the memory of the former assignment is not kept,
+                // since another instance may have had it meanwhile. It would not be met in the journal, or
+                // be met and continued; a fresh restore is the simple way.
+                self.leave(partition);
+                let part =
+                    Part { ticket, stuck_until: Duration::ZERO, memory: None, store: None, running: None };
+                self.parts.insert(partition, part);
+                self.progress.owned(partition, true);
+            }
+            Command::Revoke(partition) => {
+                self.leave(partition);
+                self.progress.owned(partition, false);
+            }
+            Command::Stop => {}
+        }
+    }
+
+    fn leave(&mut self, partition: i32) {
+        self.log.stop(partition);
+        let Some(mut part) = self.parts.remove(&partition) else { return };
+        let unfinished = part.memory.as_ref().is_some_and(|(state, _)| state.head() != state.checkpointed());
+        if let Some(store) = &mut part.store
+            && let Err(error) = store.close()
+        {
+            tracing::warn!(partition, %error, "local state not written; it will be restored from the journal");
+        }
+        // What was written for it in the open transaction must not be committed.
+        if unfinished && self.journal.is_open() {
+            self.recover(Trouble::Ticket);
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        self.parts.values().any(|part| part.running.is_some())
+    }
+
+    fn turn(&mut self) -> Result<(), Trouble> {
+        if self.clock.now() >= self.retry_at && self.parts.values().any(|part| self.wants_claim(part)) {
+            self.claim()?;
+        }
+        if !self.is_running() {
+            return Ok(());
+        }
+        self.fold()?;
+        self.deliver()?;
+        if self.checkpoint_is_due() {
+            self.checkpoint()?;
+        }
+        self.expire_gaps()
+    }
+
+    /// Folds what comes, up to a batch.
+    fn fold(&mut self) -> Result<(), Trouble> {
+        let mut wait = match self.batch_since {
+            None => IDLE_WAIT,
+            Some(since) => {
+                (since + self.config.checkpoint_interval).saturating_sub(self.clock.now()).min(IDLE_WAIT)
+            }
+        };
+        for _ in 0..BATCH_RECORDS_MAX {
+            let Some((partition, record)) = self.log.poll(wait)? else { break };
+            wait = Duration::ZERO;
+            if self.fold_one(partition, &record)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Folds one record; true when the batch is large enough.
+    fn fold_one(&mut self, partition: i32, record: &Record) -> Result<bool, Trouble> {
+        let Some(Part { memory: Some((state, _)), running: Some(running), .. }) =
+            self.parts.get_mut(&partition)
+        else {
+            return Ok(false);
+        };
+        let expected = state.head().next_offset;
+        if record.offset < expected {
+            return Ok(false);
+        }
+        if record.offset > expected && running.hole != Some(record.offset) {
+            // Retention or a foreign transaction leaves holes in a log; so does a client's error. Reading
+            // again tells: the same hole twice is the log's.
+            tracing::warn!(
+                partition,
+                expected,
+                found = record.offset,
+                "a hole in the event log; reading again"
+            );
+            running.hole = Some(record.offset);
+            self.log.start(partition, expected)?;
+            return Ok(false);
+        }
+        let before = running.effects.len();
+        decide(state, record, &self.config.pipeline, &mut running.effects)
+            .map_err(|e| Trouble::Stuck(partition, e.into()))?;
+        self.batch_records += 1;
+        if self.batch_since.is_none() {
+            self.batch_since = Some(self.clock.now());
+        }
+        running.effect_bytes += running.effects.iter().skip(before).map(|e| e.frame.len()).sum::<usize>();
+        Ok(running.effect_bytes >= BATCH_BYTES_MAX || state.delta_bytes() >= DELTA_BYTES_MAX)
+    }
+
+    /// The one way back: what was folded since the last checkpoint is dropped, the producer is replaced, and
+    /// the partitions are claimed again after a while.
+    fn recover(&mut self, trouble: Trouble) {
+        let text = trouble.to_string();
+        let (reason, part) = match &trouble {
+            Trouble::Broker(_) => ("kafka", "kafka"),
+            Trouble::Sink(SinkError::Fenced { .. }) => ("fenced", "sink"),
+            Trouble::Sink(_) => ("sink", "sink"),
+            Trouble::Ticket => ("rebalance", "group"),
+            Trouble::Refolded => ("refused", "sink"),
+            Trouble::Stuck(..) => ("stuck", "partition"),
+        };
+        metrics::counter!(crate::metrics::RECOVERIES, "reason" => reason).increment(1);
+        let refolded = matches!(trouble, Trouble::Refolded);
+        let ordinary =
+            matches!(trouble, Trouble::Ticket | Trouble::Refolded | Trouble::Sink(SinkError::Fenced { .. }));
+        if self.last_trouble.as_ref() != Some(&text) {
+            if ordinary {
+                tracing::info!(reason = %text, "back to the last checkpoint");
+            } else {
+                tracing::error!(error = %text, "stopped at the last checkpoint; trying again until it works");
+            }
+            self.last_trouble = Some(text.clone());
+        }
+        if !ordinary {
+            self.health.not_ready(part, text);
+        }
+        match trouble {
+            Trouble::Sink(_) => self.sink = None,
+            Trouble::Stuck(partition, _) => {
+                if let Some(part) = self.parts.get_mut(&partition) {
+                    part.stuck_until = self.clock.now() + STUCK_WAIT;
+                }
+            }
+            Trouble::Broker(_) | Trouble::Ticket | Trouble::Refolded => {}
+        }
+        self.stale_producer = true;
+        self.batch_since = None;
+        self.batch_records = 0;
+        for (partition, part) in &mut self.parts {
+            if part.running.take().is_some() {
+                self.log.stop(*partition);
+            }
+            if let Some((state, _)) = &mut part.memory {
+                state.drop_overlay();
+            }
+        }
+        if !refolded {
+            self.retry_at = self.clock.now() + self.backoff;
+            self.backoff = (self.backoff * 2).min(BACKOFF.1);
+        }
+    }
+
+    /// A partition's claim is due.
+    fn wants_claim(&self, part: &Part<S::Store>) -> bool {
+        part.running.is_none() && self.clock.now() >= part.stuck_until
+    }
+
+    /// All is well again: said once.
+    fn recovered(&mut self) {
+        self.backoff = BACKOFF.0;
+        if self.parts.values().any(|part| part.running.is_none()) {
+            return;
+        }
+        for part in ["kafka", "sink", "group", "partition"] {
+            self.health.ready(part);
+        }
+        if self.last_trouble.take().is_some() {
+            tracing::info!("working again");
+        }
+    }
+
+    /// SIGTERM: a last checkpoint, and the local state on the disk.
+    fn finish(mut self) {
+        if self.is_running()
+            && let Err(error) = self.deliver().and_then(|()| self.checkpoint())
+        {
+            tracing::warn!(%error, "no last checkpoint; the next start goes on from the one before");
+        }
+        let partitions: BTreeSet<i32> = self.parts.keys().copied().collect();
+        for partition in partitions {
+            self.leave(partition);
+        }
+    }
+}

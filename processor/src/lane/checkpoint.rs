@@ -1,0 +1,140 @@
+//! Checkpoint: one transaction makes a batch final, then the state is applied. Step P6 of the protocol.
+
+use std::time::Duration;
+
+use super::{DELTA_BYTES_MAX, Lane, Trouble};
+use crate::broker::{Commit, Journal, Log};
+use crate::clock::Clock;
+use crate::fold::Delta;
+use crate::journal::{Entry, JournalRecord, Mark};
+use crate::position::{Digest, Epoch};
+use crate::sink::SinkError;
+use crate::store::{Store, Stores};
+
+/// After a slower commit the producer is replaced: a delayed end of that transaction could hit the next one.
+const SLOW_COMMIT: Duration = Duration::from_secs(2);
+
+/// One partition's part of a checkpoint.
+struct Prepared {
+    partition: i32,
+    delta: Delta,
+    epoch: Epoch,
+    digest: Digest,
+    commit: Commit,
+}
+
+impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
+    pub(super) fn checkpoint_is_due(&self) -> bool {
+        let large = || {
+            self.parts
+                .values()
+                .any(|p| p.memory.as_ref().is_some_and(|(s, _)| s.delta_bytes() >= DELTA_BYTES_MAX))
+        };
+        self.batch_since.is_some_and(|since| {
+            self.clock.now().saturating_sub(since) >= self.config.checkpoint_interval
+                || self.batch_records >= self.config.checkpoint_records_max
+                || large()
+        })
+    }
+
+    /// Makes all that was folded and delivered final. Everything that was folded is delivered before.
+    pub(super) fn checkpoint(&mut self) -> Result<(), Trouble> {
+        let started = self.clock.now();
+        let mut wanted = Vec::new();
+        for (partition, part) in &mut self.parts {
+            let ticket = part.ticket;
+            if part.work().is_some_and(|(state, _, _)| state.head() != state.checkpointed()) {
+                wanted.push((*partition, ticket));
+            }
+        }
+        if wanted.is_empty() {
+            self.batch_since = None;
+            self.batch_records = 0;
+            return Ok(());
+        }
+        if self.stale_producer {
+            self.journal.renew()?;
+            self.stale_producer = false;
+        }
+        let tickets = self.tickets.clone();
+        let held = tickets.hold(wanted.iter().copied()).ok_or(Trouble::Ticket)?;
+        let generation = held.generation().ok_or(Trouble::Ticket)?;
+        // Outputs and dead letters first, then the journal, then the offsets.
+        self.journal.settle()?;
+        let mut prepared = Vec::with_capacity(wanted.len());
+        for (partition, _) in wanted {
+            prepared.extend(self.prepare_checkpoint(partition)?);
+        }
+        let written = self.journal.settle()?;
+        let offsets: Vec<Commit> = prepared.iter().map(|p| p.commit).collect();
+        let commit_started = self.clock.now();
+        self.journal.commit(&offsets, generation)?;
+        self.stale_producer = self.clock.now().saturating_sub(commit_started) > SLOW_COMMIT;
+        drop(held);
+        for p in prepared {
+            let offset =
+                written.iter().find(|(partition, _)| *partition == p.partition).map(|(_, offset)| *offset);
+            self.apply(p, offset.unwrap_or(-1));
+        }
+        self.batch_since = None;
+        self.batch_records = 0;
+        let seconds = self.clock.now().saturating_sub(started).as_secs_f64();
+        metrics::histogram!(crate::metrics::CHECKPOINT_SECONDS).record(seconds);
+        Ok(())
+    }
+
+    /// Reads the sink's fence, and writes the journal record.
+    fn prepare_checkpoint(&mut self, partition: i32) -> Result<Option<Prepared>, Trouble> {
+        let Some((state, mark, running)) = self.parts.get_mut(&partition).and_then(super::Part::work) else {
+            return Ok(None);
+        };
+        let fence = match &mut self.sink {
+            Some(sink) => Some(sink.fence(partition)?),
+            None => None,
+        };
+        if let (Some(found), Some(own)) = (fence, running.fence)
+            && found != own
+        {
+            let (found, own) = (found.epoch, own.epoch);
+            return Err(SinkError::Fenced { partition, found, own }.into());
+        }
+        let delta = state.delta();
+        assert!(
+            delta.head.next_offset > state.checkpointed().next_offset,
+            "a checkpoint moves forward: {} after {}",
+            delta.head.next_offset,
+            state.checkpointed().next_offset
+        );
+        let (from, offset) =
+            (state.checkpointed().next_offset, delta.head.next_offset.max(running.silent_below));
+        let lineage = running.epoch.lineage;
+        let record = JournalRecord {
+            epoch: running.epoch,
+            instance: self.config.instance.clone(),
+            previous: mark.digest,
+            entry: Entry::Checkpoint { from, delta: Box::new(delta.clone()), fence },
+        }
+        .encode()
+        .map_err(|e| Trouble::Stuck(partition, e.into()))?;
+        self.journal.write(partition, &record)?;
+        let commit = Commit { partition, offset, lineage };
+        Ok(Some(Prepared { partition, delta, epoch: running.epoch, digest: Digest::of(&record), commit }))
+    }
+
+    /// After the commit, and only then: the state, and the store with its mark last.
+    fn apply(&mut self, p: Prepared, journal_offset: i64) {
+        let Some(part) = self.parts.get_mut(&p.partition) else { return };
+        let mark = Mark { epoch: p.epoch, offset: journal_offset, digest: p.digest };
+        if let Some(store) = &mut part.store
+            && let Err(error) = store.save(&p.delta, mark)
+        {
+            tracing::error!(partition = p.partition, %error, "local state cannot be written; going on without it");
+            part.store = None;
+        }
+        if let Some((state, own_mark)) = &mut part.memory {
+            state.apply(p.delta);
+            *own_mark = mark;
+            self.progress.checkpointed(p.partition, state);
+        }
+    }
+}

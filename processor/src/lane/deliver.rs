@@ -1,0 +1,137 @@
+//! Deliver: effects beyond the sink's fence, in their order, in small batches; dead letters and a Kafka
+//! sink's outputs into the open transaction. Steps P5 and P7 of the protocol.
+
+use super::{Lane, Trouble};
+use crate::broker::{Commit, Journal, Log};
+use crate::clock::Clock;
+use crate::fold::{Action, Effect};
+use crate::journal::{Entry, JournalRecord, Mark};
+use crate::position::{Digest, Fence};
+use crate::sink::{Batch, SinkError, is_beyond};
+use crate::store::Stores;
+
+/// Effects in one transaction of the sink.
+const EFFECTS_MAX: usize = 1_000;
+
+impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
+    /// Delivers all effects that were folded.
+    pub(super) fn deliver(&mut self) -> Result<(), Trouble> {
+        let partitions: Vec<i32> = self.parts.keys().copied().collect();
+        for partition in partitions {
+            let Some((_, _, running)) = self.parts.get_mut(&partition).and_then(super::Part::work) else {
+                continue;
+            };
+            if running.effects.is_empty() {
+                continue;
+            }
+            let effects = std::mem::take(&mut running.effects);
+            running.effect_bytes = 0;
+            self.deliver_to_log(partition, &effects)?;
+            if self.sink.is_some() {
+                self.deliver_to_sink(partition, effects)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Dead letters, and the outputs of a Kafka sink: final with the checkpoint.
+    fn deliver_to_log(&mut self, partition: i32, effects: &[Effect]) -> Result<(), Trouble> {
+        let silent_below =
+            self.parts.get(&partition).and_then(|p| p.running.as_ref()).map_or(0, |r| r.silent_below);
+        for effect in effects.iter().filter(|effect| effect.position.offset >= silent_below) {
+            match (&effect.action, &self.config.output_topic) {
+                (Action::DeadLetter(reason), _) => self.journal.dead_letter(partition, effect, reason)?,
+                (Action::Apply, Some(topic)) => self.journal.output(topic, partition, effect)?,
+                (Action::Apply, None) | (Action::Refused, _) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn deliver_to_sink(&mut self, partition: i32, effects: Vec<Effect>) -> Result<(), Trouble> {
+        let Some(mut fence) = self.fence_of(partition) else { return Ok(()) };
+        let mut pending = effects;
+        pending.retain(|effect| effect.action == Action::Apply && is_beyond(effect, fence.position));
+        for batch in pending.chunks(EFFECTS_MAX) {
+            fence = match self.deliver_batch(partition, fence, batch) {
+                Ok(fence) => fence,
+                Err(SinkError::Refused(_)) => self.deliver_one_by_one(partition, fence, batch)?,
+                Err(error) => return Err(error.into()),
+            };
+        }
+        Ok(())
+    }
+
+    /// A batch was refused: alone, by the data, each event shows whether it is the one.
+    fn deliver_one_by_one(
+        &mut self,
+        partition: i32,
+        mut fence: Fence,
+        effects: &[Effect],
+    ) -> Result<Fence, Trouble> {
+        for effect in effects {
+            fence = match self.deliver_batch(partition, fence, std::slice::from_ref(effect)) {
+                Ok(fence) => fence,
+                Err(SinkError::Refused(reason)) => {
+                    self.refuse(partition, effect, &reason)?;
+                    // Folded again from the last checkpoint, with the refusal as an input.
+                    return Err(Trouble::Refolded);
+                }
+                Err(error) => return Err(error.into()),
+            };
+        }
+        Ok(fence)
+    }
+
+    fn deliver_batch(&mut self, partition: i32, from: Fence, effects: &[Effect]) -> Result<Fence, SinkError> {
+        let (Some(sink), Some(last)) = (&mut self.sink, effects.last()) else { return Ok(from) };
+        let to = Fence { position: last.position, digest: last.cause.digest(), epoch: from.epoch };
+        let started = self.clock.now();
+        sink.deliver(&Batch { partition, from, to, effects })?;
+        let seconds = self.clock.now().saturating_sub(started).as_secs_f64();
+        metrics::histogram!(crate::metrics::DELIVER_SECONDS).record(seconds);
+        if let Some(running) = self.parts.get_mut(&partition).and_then(|part| part.running.as_mut()) {
+            running.fence = Some(to);
+        }
+        Ok(to)
+    }
+
+    fn fence_of(&self, partition: i32) -> Option<Fence> {
+        self.parts.get(&partition)?.running.as_ref()?.fence
+    }
+
+    /// Refusal: one transaction with a journal record, the dead letter and the unchanged offset, before
+    /// anything later is delivered.
+    fn refuse(&mut self, partition: i32, effect: &Effect, reason: &str) -> Result<(), Trouble> {
+        // What was folded so far is dropped with its transaction: the refusal stands in one of its own.
+        if self.journal.is_open() {
+            self.journal.renew()?;
+        }
+        let tickets = self.tickets.clone();
+        let Some(part) = self.parts.get_mut(&partition) else { return Err(Trouble::Ticket) };
+        let held = tickets.hold([(partition, part.ticket)]).ok_or(Trouble::Ticket)?;
+        let generation = held.generation().ok_or(Trouble::Ticket)?;
+        let Some((state, mark, running)) = part.work() else { return Err(Trouble::Ticket) };
+        let record = JournalRecord {
+            epoch: running.epoch,
+            instance: self.config.instance.clone(),
+            previous: mark.digest,
+            entry: Entry::Refusal { position: effect.position, reason: reason.to_owned() },
+        }
+        .encode()
+        .map_err(|e| Trouble::Stuck(partition, e.into()))?;
+        self.journal.dead_letter(partition, effect, reason)?;
+        self.journal.write(partition, &record)?;
+        let written = self.journal.settle()?;
+        let lineage = running.epoch.lineage;
+        let offset = state.checkpointed().next_offset.max(running.silent_below);
+        self.journal.commit(&[Commit { partition, offset, lineage }], generation)?;
+        let journal_offset = written.iter().find(|(p, _)| *p == partition).map(|(_, offset)| *offset);
+        *mark =
+            Mark { epoch: running.epoch, offset: journal_offset.unwrap_or(-1), digest: Digest::of(&record) };
+        state.refuse(effect.position, reason.to_owned());
+        metrics::counter!(crate::metrics::REFUSALS).increment(1);
+        tracing::warn!(partition, position = %effect.position, reason, "the sink refused an event; dead-lettered");
+        Ok(())
+    }
+}

@@ -1,0 +1,21 @@
+//! Folds the event log and applies each event exactly once, in order per entity, to a sink.
+//!
+//! The data's way, and the order to read in: [`broker`] (the log) → [`fold`] → [`sink`] → [`journal`] →
+//! [`store`], driven by a lane.
+
+pub mod broker;
+pub mod clock;
+pub mod control;
+pub mod fold;
+pub mod frame;
+pub mod journal;
+pub mod kafka;
+pub mod lane;
+pub mod membership;
+pub mod metrics;
+pub mod position;
+pub mod progress;
+pub mod run;
+pub mod sink;
+pub mod store;
+pub mod tickets;

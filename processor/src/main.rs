@@ -1,0 +1,140 @@
+//! `processor`: applies the events of the log to a sink.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::{Parser, Subcommand};
+use shared::config::Config;
+use shared::telemetry;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Applies each event of the log exactly once, in order per entity, to a sink.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Cmd,
+}
+
+#[derive(Subcommand)]
+enum Cmd {
+    /// Runs a pipeline until SIGTERM.
+    Run {
+        #[command(flatten)]
+        which: Which,
+        /// Prints the commands that create the topics, and does nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Says what is wrong with the configuration, as `run` would, without starting.
+    Check {
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+#[derive(clap::Args)]
+struct Which {
+    /// The configuration file.
+    #[arg(long, env = shared::CONFIG_ENV, default_value = "hookline.toml")]
+    config: PathBuf,
+    /// The pipeline's name in the configuration.
+    #[arg(long)]
+    pipeline: String,
+}
+
+/// The exit code for a configuration or set-up that somebody has to change.
+const MISCONFIGURED: u8 = 2;
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Cmd::Run { which, dry_run } => with_config(&which, |config, pipeline| {
+            if dry_run {
+                print_topics(config, &which.pipeline, pipeline)
+            } else {
+                run(config, &which.pipeline)
+            }
+        }),
+        Cmd::Check { which } => {
+            with_config(&which, |config, pipeline| check(config, &which.pipeline, pipeline))
+        }
+    }
+}
+
+fn with_config(
+    which: &Which,
+    then: impl FnOnce(&Config, &shared::config::PipelineConfig) -> anyhow::Result<ExitCode>,
+) -> ExitCode {
+    let loaded = Config::load(&which.config).and_then(|config| {
+        let pipeline = config.pipeline(&which.pipeline, &which.config)?.clone();
+        Ok((config, pipeline))
+    });
+    let (config, pipeline) = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => return fail(&error.to_string()),
+    };
+    match then(&config, &pipeline) {
+        Ok(code) => code,
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+#[allow(clippy::print_stderr, reason = "the command line's own words, before there is a log")]
+fn fail(message: &str) -> ExitCode {
+    eprintln!("processor: {message}");
+    ExitCode::from(MISCONFIGURED)
+}
+
+#[allow(clippy::print_stdout, reason = "the output that was asked for")]
+fn print_topics(
+    config: &Config,
+    name: &str,
+    pipeline: &shared::config::PipelineConfig,
+) -> anyhow::Result<ExitCode> {
+    for topic in processor::run::topics_of(config, name, pipeline) {
+        println!("{topic}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[allow(clippy::print_stdout, reason = "the output that was asked for")]
+fn check(config: &Config, name: &str, pipeline: &shared::config::PipelineConfig) -> anyhow::Result<ExitCode> {
+    processor::sink::check_built_in(&pipeline.sink)?;
+    let sources = config.sources.keys().filter(|source| pipeline.takes(source)).count();
+    println!("pipeline {name}: {sources} sources; the configuration is sound");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run(config: &Config, name: &str) -> anyhow::Result<ExitCode> {
+    telemetry::init_logs(config.telemetry.log_format);
+    let metrics = telemetry::init_metrics();
+    let pipeline = config.pipelines.get(name).cloned();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let signalled = async {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            tracing::info!("stopping: a last checkpoint");
+        };
+        tokio::pin!(signalled);
+        let Some(pipeline) = pipeline else { return Ok(ExitCode::from(MISCONFIGURED)) };
+        let running = tokio::select! {
+            running = processor::run::start(config, name, &pipeline, metrics, stop.clone()) => running?,
+            () = &mut signalled => return Ok(ExitCode::SUCCESS),
+        };
+        signalled.await;
+        stop_or_not(tokio::task::spawn_blocking(move || running.stop()).await?, &stop)
+    })
+}
+
+fn stop_or_not(drained: bool, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
+    stop.store(true, Ordering::Release);
+    if !drained {
+        tracing::warn!("not drained in time; the next start goes on from the last checkpoint");
+    }
+    Ok(ExitCode::SUCCESS)
+}

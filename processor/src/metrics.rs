@@ -1,0 +1,57 @@
+//! The names of all metrics, with their meaning.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// Events by verdict, from checkpoints; labels `pipeline`, `partition`, `verdict`.
+pub const EVENTS: &str = "hookline_processor_events_total";
+/// Control records, from checkpoints; labels `pipeline`, `partition`.
+pub const CONTROLS: &str = "hookline_processor_control_records_total";
+/// Events that wait for a gap; labels `pipeline`, `partition`.
+pub const HELD: &str = "hookline_processor_held_events";
+/// Gaps that are open; labels `pipeline`, `partition`.
+pub const GAPS: &str = "hookline_processor_open_gaps";
+/// Records of the log beyond the last checkpoint; labels `pipeline`, `partition`.
+pub const LAG_RECORDS: &str = "hookline_processor_lag_records";
+/// How far the last checkpoint is behind the wall clock, in the log's time; 0 without lag.
+pub const LAG_SECONDS: &str = "hookline_processor_lag_seconds";
+/// How long a checkpoint took.
+pub const CHECKPOINT_SECONDS: &str = "hookline_processor_checkpoint_seconds";
+/// How long a batch took in the sink.
+pub const DELIVER_SECONDS: &str = "hookline_processor_deliver_seconds";
+/// How long a claim with its restore took.
+pub const CLAIM_SECONDS: &str = "hookline_processor_claim_seconds";
+/// Times a lane had to start again from its last checkpoint; label `reason`.
+pub const RECOVERIES: &str = "hookline_processor_recoveries_total";
+/// Effects that the sink refused for good.
+pub const REFUSALS: &str = "hookline_processor_refusals_total";
+/// Partitions that this instance owns; label `pipeline`.
+pub const OWNED: &str = "hookline_processor_owned_partitions";
+/// Ids remembered; labels `pipeline`, `partition`.
+pub const IDS: &str = "hookline_processor_remembered_ids";
+/// Entities remembered; labels `pipeline`, `partition`.
+pub const ENTITIES: &str = "hookline_processor_remembered_entities";
+/// Times the local state was wiped since it was damaged or another log's.
+pub const STORE_WIPED: &str = "hookline_processor_store_wiped_total";
+
+/// Tells the exporter what each metric means.
+pub fn describe() {
+    describe_counter!(EVENTS, "Events by verdict, as of the last checkpoint");
+    describe_counter!(CONTROLS, "Control records, as of the last checkpoint");
+    describe_gauge!(HELD, "Events that wait for a gap in their entity's sequence to close");
+    describe_gauge!(GAPS, "Open gaps in entities' sequences");
+    describe_gauge!(LAG_RECORDS, "Records of the event log beyond the last checkpoint");
+    describe_gauge!(
+        LAG_SECONDS,
+        Unit::Seconds,
+        "Age of the last checkpoint in the log's time, 0 without lag"
+    );
+    describe_histogram!(CHECKPOINT_SECONDS, Unit::Seconds, "Duration of a checkpoint");
+    describe_histogram!(DELIVER_SECONDS, Unit::Seconds, "Duration of a batch in the sink");
+    describe_histogram!(CLAIM_SECONDS, Unit::Seconds, "Duration of a claim, with the restore");
+    describe_counter!(RECOVERIES, "Times a lane started again from its last checkpoint");
+    describe_counter!(REFUSALS, "Effects that the sink refused for good");
+    describe_gauge!(OWNED, "Partitions that this instance owns");
+    describe_gauge!(IDS, "Event ids remembered within the window");
+    describe_gauge!(ENTITIES, "Entities remembered");
+    describe_counter!(STORE_WIPED, "Times the local state was wiped and restored from the journal");
+}

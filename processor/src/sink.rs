@@ -1,0 +1,131 @@
+//! Where events are applied. A sink stores, atomically with each batch of effects, how far it is (the
+//! [`Fence`]): that makes it the truth about what was applied, and keeps a former owner out.
+//!
+//! Another sink is one file in `sink/`, an implementation of [`Sink`], and a variant in the configuration.
+
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod rows;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+use shared::config::SinkConfig;
+
+use crate::fold::Effect;
+use crate::position::{Epoch, Fence, Position};
+
+/// A sink with a fence of its own. Called by one lane's thread; calls may block, within the sink's time-outs.
+pub trait Sink: Send {
+    /// Becomes the owner of a partition: raises the epoch of its fence to `epoch`, unless it stands higher,
+    /// and returns the fence as it then is.
+    ///
+    /// # Errors
+    /// [`SinkError::Fenced`] where a later owner was quicker.
+    fn claim(&mut self, partition: i32, epoch: Epoch) -> Result<Fence, SinkError>;
+
+    /// Reads the fence of a partition ([`Fence::EMPTY`] where there is none).
+    ///
+    /// # Errors
+    /// The sink cannot be read.
+    fn fence(&mut self, partition: i32) -> Result<Fence, SinkError>;
+
+    /// Applies a batch and moves the fence from `batch.from` to `batch.to`, in one transaction whose first
+    /// statement moves the fence.
+    ///
+    /// # Errors
+    /// Nothing of the batch is applied, except after [`SinkError::Retry`], where that is not known.
+    fn deliver(&mut self, batch: &Batch<'_>) -> Result<(), SinkError>;
+}
+
+/// Some effects of one partition, in their order, all beyond the sink's fence.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// The event log's partition.
+    pub partition: i32,
+    /// The fence that the sink must stand at, with the owner's epoch.
+    pub from: Fence,
+    /// The fence after the batch.
+    pub to: Fence,
+    /// All with `Action::Apply`, positions rising.
+    pub effects: &'a [Effect],
+}
+
+/// Why a sink did not do what it was told; each kind has one way to go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The connection or the server failed: the outcome is unknown. Claim again, read the fence, go on there.
+    #[error("{0}")]
+    Retry(String),
+    /// The fence is not where it was left: another owner has the partition. Stop working on it.
+    #[error("another instance owns partition {partition} (its epoch is {found}, this one's is {own})")]
+    Fenced {
+        /// The partition.
+        partition: i32,
+        /// The epoch in the sink's fence.
+        found: Epoch,
+        /// The epoch of the caller.
+        own: Epoch,
+    },
+    /// The data of the batch cannot be applied, on a working connection. Alone, the event is dead-lettered.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// Nothing can be applied until somebody changes something: credentials, a table, another pipeline's
+    /// tables. The message says what.
+    #[error("{0}")]
+    Halt(String),
+}
+
+/// A fence's place in the order of effects.
+#[must_use]
+pub fn is_beyond(effect: &Effect, fence: Position) -> bool {
+    effect.position > fence
+}
+
+/// What every sink is told when it is opened.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The pipeline's name: a sink's tables belong to one pipeline.
+    pub pipeline: String,
+    /// The Kafka cluster's id, by which a sink fed from another cluster is known.
+    pub cluster_id: String,
+    /// The event log's topic.
+    pub topic: String,
+}
+
+/// Opens the sink of a pipeline: connects, and creates its tables where they are missing.
+///
+/// # Errors
+/// As [`SinkError`] says.
+pub fn open(config: &SinkConfig, context: &Context) -> Result<Option<Box<dyn Sink>>, SinkError> {
+    match config {
+        #[cfg(feature = "postgres")]
+        SinkConfig::Postgres(config) => Ok(Some(Box::new(postgres::Postgres::open(config, context)?))),
+        #[cfg(not(feature = "postgres"))]
+        SinkConfig::Postgres(_) => Err(left_out("postgres")),
+        #[cfg(feature = "sqlite")]
+        SinkConfig::Sqlite(config) => Ok(Some(Box::new(sqlite::Sqlite::open(config, context)?))),
+        #[cfg(not(feature = "sqlite"))]
+        SinkConfig::Sqlite(_) => Err(left_out("sqlite")),
+        // Its effects are part of the checkpoint's transaction; there is no fence but the checkpoint.
+        SinkConfig::Kafka(_) => Ok(None),
+    }
+}
+
+/// Names the Cargo feature that the program was built without.
+///
+/// # Errors
+/// The sink of this configuration is not in the program.
+pub fn check_built_in(config: &SinkConfig) -> Result<(), SinkError> {
+    match config {
+        SinkConfig::Postgres(_) if cfg!(not(feature = "postgres")) => Err(left_out("postgres")),
+        SinkConfig::Sqlite(_) if cfg!(not(feature = "sqlite")) => Err(left_out("sqlite")),
+        SinkConfig::Postgres(_) | SinkConfig::Sqlite(_) | SinkConfig::Kafka(_) => Ok(()),
+    }
+}
+
+fn left_out(feature: &str) -> SinkError {
+    SinkError::Halt(format!(
+        "this program was built without the {feature} sink; build with --features {feature}"
+    ))
+}

@@ -1,0 +1,321 @@
+//! The PostgreSQL sink: events, entities and fence in one schema, each batch one transaction.
+//!
+//! The async client on a runtime of its own, not the blocking one: a call must end even when the server hangs
+//! with its connections open, and only the async client can be told to stop waiting. Called by a lane's
+//! thread, never from inside another runtime.
+
+mod classify;
+mod connect;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+use tokio_postgres::{Client, IsolationLevel, Transaction};
+
+use shared::config::PostgresSinkConfig;
+
+use self::classify::failed;
+use self::connect::{Server, Session};
+use super::rows::{self, Row, StoredFence};
+use super::{Batch, Context, Sink, SinkError};
+use crate::position::{Epoch, Fence};
+
+/// Bodies that go to the server in one message, at most, unless one alone is larger.
+const CHUNK_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Rows that go to the server in one message.
+const CHUNK_ROWS_MAX: usize = 5_000;
+
+const WAY_OUT: &str = "give it a schema of its own (sink.postgres.schema)";
+
+const INSERT_FENCE: &str = "INSERT INTO {schema}.hookline_fence (log_partition, pipeline, cluster_id, topic, \
+    effect_offset, effect_ordinal, digest, lineage, claim, updated_at) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now()) ON CONFLICT DO NOTHING";
+const FIND_FOREIGN: &str = "SELECT pipeline, cluster_id, topic FROM {schema}.hookline_fence \
+    WHERE (pipeline, cluster_id, topic) <> ($1, $2, $3) LIMIT 1";
+const RAISE_EPOCH: &str = "UPDATE {schema}.hookline_fence SET lineage = $2, claim = $3, updated_at = now() \
+    WHERE log_partition = $1 AND (lineage, claim) <= ($2, $3)";
+const READ_FENCE: &str = "SELECT effect_offset, effect_ordinal, digest, lineage, claim FROM {schema}.hookline_fence \
+    WHERE log_partition = $1";
+const MOVE_FENCE: &str = "UPDATE {schema}.hookline_fence SET effect_offset = $2, effect_ordinal = $3, digest = $4, \
+    updated_at = now() \
+    WHERE log_partition = $1 AND effect_offset = $5 AND effect_ordinal = $6 AND lineage = $7 AND claim = $8";
+const INSERT_EVENTS: &str = "INSERT INTO {schema}.hookline_events (log_partition, effect_offset, effect_ordinal, \
+    source, connection, event_id, type, entity, sequence, event_time, content_type, received_at, log_offset, \
+    appended_at, traceparent, body) \
+    SELECT $1, effect_offset, effect_ordinal, source, connection, event_id, type, entity, sequence, event_time, \
+    content_type, to_timestamp(received_at_ms / 1000.0), log_offset, to_timestamp(appended_at_ms / 1000.0), \
+    traceparent, body \
+    FROM unnest($2::bigint[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], \
+    $10::text[], $11::text[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[], $16::bytea[]) \
+    AS given (effect_offset, effect_ordinal, source, connection, event_id, type, entity, sequence, event_time, \
+    content_type, received_at_ms, log_offset, appended_at_ms, traceparent, body)";
+const UPSERT_ENTITIES: &str = "INSERT INTO {schema}.hookline_entities (source, connection, entity, event_id, type, \
+    sequence, body, log_partition, effect_offset, effect_ordinal, updated) \
+    SELECT source, connection, entity, event_id, type, sequence, body, log_partition, effect_offset, \
+    effect_ordinal, appended_at \
+    FROM unnest($2::bigint[], $3::int[]) AS last (effect_offset, effect_ordinal) \
+    JOIN {schema}.hookline_events USING (effect_offset, effect_ordinal) WHERE log_partition = $1 \
+    ON CONFLICT (source, connection, entity) DO UPDATE SET event_id = excluded.event_id, type = excluded.type, \
+    sequence = excluded.sequence, body = excluded.body, log_partition = excluded.log_partition, \
+    effect_offset = excluded.effect_offset, effect_ordinal = excluded.effect_ordinal, updated = excluded.updated";
+
+/// Tables in a PostgreSQL schema.
+pub(super) struct Postgres {
+    /// None after a failure, until the next call.
+    session: Option<Session>,
+    server: Server,
+    context: Context,
+    runtime: Runtime,
+}
+
+impl Postgres {
+    pub(super) fn open(config: &PostgresSinkConfig, context: &Context) -> Result<Self, SinkError> {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|e| SinkError::Retry(format!("no event loop for PostgreSQL: {e}")))?;
+        let server = Server::new(config, context)?;
+        let mut sink = Self { session: None, server, context: context.clone(), runtime };
+        sink.run(async |session, server, context| check_owner(&session.client, server, context).await)?;
+        Ok(sink)
+    }
+
+    /// Runs a call in a session, within the time that a call may take. After a failure that is not the data's,
+    /// the session ends and the next call begins another: what state this one is in is not known.
+    fn run<T>(
+        &mut self,
+        call: impl AsyncFnOnce(&mut Session, &Server, &Context) -> Result<T, SinkError>,
+    ) -> Result<T, SinkError> {
+        let Self { session, server, context, runtime } = self;
+        let outcome = runtime.block_on(async {
+            let session = match session {
+                Some(session) => session,
+                None => session.insert(server.connect().await?),
+            };
+            let limit = server.call_limit();
+            timeout(limit, call(session, server, context)).await.unwrap_or_else(|_| {
+                Err(SinkError::Retry(format!("{server} did not answer within {} s", limit.as_secs())))
+            })
+        });
+        match outcome {
+            Ok(_) | Err(SinkError::Fenced { .. } | SinkError::Refused(_)) => {}
+            Err(SinkError::Retry(_) | SinkError::Halt(_)) => {
+                if let Some(session) = session.take() {
+                    runtime.block_on(session.end());
+                }
+            }
+        }
+        outcome
+    }
+}
+
+impl Sink for Postgres {
+    fn claim(&mut self, partition: i32, epoch: Epoch) -> Result<Fence, SinkError> {
+        self.run(async |session, server, context| {
+            let claimed = claim(&mut session.client, server, context, partition, epoch).await;
+            claimed.map_err(rows::not_by_data)
+        })
+    }
+
+    fn fence(&mut self, partition: i32) -> Result<Fence, SinkError> {
+        self.run(async |session, server, _| read_fence(&session.client, server, partition).await)
+    }
+
+    fn deliver(&mut self, batch: &Batch<'_>) -> Result<(), SinkError> {
+        let rows = rows::of(batch)?;
+        self.run(async |session, server, _| {
+            let Session { client, move_fence, insert_events, upsert_entities, .. } = session;
+            let transaction = begin(client, server).await?;
+            let statements = Statements { move_fence, insert_events, upsert_entities };
+            match apply(&transaction, server, &statements, batch, &rows).await {
+                Ok(()) => transaction.commit().await.map_err(|e| failed(server, &e)),
+                Err(error) => {
+                    // Waited for: until then the fence's row is locked. Should it fail, the connection is
+                    // gone, and a refusal counts on a live one only.
+                    transaction.rollback().await.map_err(|e| failed(server, &e))?;
+                    Err(error)
+                }
+            }
+        })
+    }
+}
+
+struct Statements<'a> {
+    move_fence: &'a tokio_postgres::Statement,
+    insert_events: &'a tokio_postgres::Statement,
+    upsert_entities: &'a tokio_postgres::Statement,
+}
+
+async fn claim(
+    client: &mut Client,
+    server: &Server,
+    context: &Context,
+    partition: i32,
+    epoch: Epoch,
+) -> Result<Fence, SinkError> {
+    let failed = |e: tokio_postgres::Error| failed(server, &e);
+    let (lineage, claim) = rows::stored_epoch(epoch)?;
+    let StoredFence { offset, ordinal, digest, lineage: no_lineage, claim: no_claim } =
+        StoredFence::of(&Fence::EMPTY)?;
+    let Context { pipeline, cluster_id, topic } = context;
+    let transaction = begin(client, server).await?;
+    check_owner(&transaction, server, context).await?;
+    transaction
+        .execute(
+            &server.sql(INSERT_FENCE),
+            &[&partition, pipeline, cluster_id, topic, &offset, &ordinal, &digest, &no_lineage, &no_claim],
+        )
+        .await
+        .map_err(failed)?;
+    // Waits for a former owner's transaction that is still under way, and then sees what it left.
+    let raised = transaction.execute(&server.sql(RAISE_EPOCH), &[&partition, &lineage, &claim]).await;
+    let raised = raised.map_err(failed)?;
+    // Again: another pipeline's row may have come in while this waited.
+    check_owner(&transaction, server, context).await?;
+    let fence = read_fence(&transaction, server, partition).await?;
+    if raised == 0 {
+        transaction.rollback().await.map_err(failed)?;
+        return Err(SinkError::Fenced { partition, found: fence.epoch, own: epoch });
+    }
+    transaction.commit().await.map_err(failed)?;
+    Ok(fence)
+}
+
+/// The fence moves first: a batch that was already applied, or is a former owner's, touches nothing else.
+async fn apply(
+    transaction: &Transaction<'_>,
+    server: &Server,
+    statements: &Statements<'_>,
+    batch: &Batch<'_>,
+    rows: &[Row<'_>],
+) -> Result<(), SinkError> {
+    let partition = batch.partition;
+    let (from, to) = (StoredFence::of(&batch.from)?, StoredFence::of(&batch.to)?);
+    let moved = transaction
+        .execute(
+            statements.move_fence,
+            &[
+                &partition,
+                &to.offset,
+                &to.ordinal,
+                &to.digest,
+                &from.offset,
+                &from.ordinal,
+                &from.lineage,
+                &from.claim,
+            ],
+        )
+        .await;
+    if moved.map_err(|e| rows::not_by_data(failed(server, &e)))? == 0 {
+        let found = read_fence(transaction, server, partition).await?.epoch;
+        return Err(SinkError::Fenced { partition, found, own: batch.from.epoch });
+    }
+    for chunk in chunks(rows) {
+        insert(transaction, server, statements.insert_events, partition, chunk).await?;
+    }
+    let last = rows::last_of_entities(rows);
+    if last.is_empty() {
+        return Ok(());
+    }
+    let offsets: Vec<i64> = last.iter().map(|row| row.position.offset).collect();
+    let ordinals: Vec<i32> = last.iter().map(|row| row.ordinal).collect();
+    let upserted = transaction.execute(statements.upsert_entities, &[&partition, &offsets, &ordinals]).await;
+    upserted.map(|_| ()).map_err(|e| failed(server, &e))
+}
+
+async fn insert(
+    transaction: &Transaction<'_>,
+    server: &Server,
+    statement: &tokio_postgres::Statement,
+    partition: i32,
+    rows: &[Row<'_>],
+) -> Result<(), SinkError> {
+    let inserted = transaction
+        .execute(
+            statement,
+            &[
+                &partition,
+                &column(rows, |row| row.position.offset),
+                &column(rows, |row| row.ordinal),
+                &column(rows, |row| row.event.source),
+                &column(rows, |row| &*row.event.connection),
+                &column(rows, |row| row.event.id),
+                &column(rows, |row| row.event.kind),
+                &column(rows, |row| row.event.entity),
+                &column(rows, |row| row.event.sequence),
+                &column(rows, rows::event_time),
+                &column(rows, |row| row.event.content_type),
+                &column(rows, |row| row.event.received_at_ms),
+                &column(rows, |row| row.event_offset),
+                &column(rows, |row| row.appended_at_ms),
+                &column(rows, |row| row.event.traceparent),
+                &column(rows, |row| row.body),
+            ],
+        )
+        .await
+        .map_err(|e| failed(server, &e))?;
+    if usize::try_from(inserted) == Ok(rows.len()) {
+        Ok(())
+    } else {
+        Err(rows::swallowed(&server.to_string()))
+    }
+}
+
+fn column<'r, T>(rows: &'r [Row<'r>], value: impl Fn(&'r Row<'r>) -> T) -> Vec<T> {
+    rows.iter().map(value).collect()
+}
+
+/// Cuts rows so that each message stays small: the server holds a whole one in memory, several times.
+fn chunks<'r, 'a>(rows: &'r [Row<'a>]) -> impl Iterator<Item = &'r [Row<'a>]> {
+    let mut rest = rows;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let mut fits = |row: &Row<'_>| {
+            bytes += row.body.len();
+            bytes <= CHUNK_BYTES_MAX
+        };
+        let count = rest.iter().take(CHUNK_ROWS_MAX).take_while(|row| fits(row)).count().max(1);
+        let (chunk, later) = rest.split_at_checked(count)?;
+        rest = later;
+        Some(chunk)
+    })
+}
+
+async fn begin<'c>(client: &'c mut Client, server: &Server) -> Result<Transaction<'c>, SinkError> {
+    // Whatever the database's default is: a stricter level would fail where this one waits.
+    let transaction = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await;
+    transaction.map_err(|e| rows::not_by_data(failed(server, &e)))
+}
+
+async fn read_fence(
+    client: &impl tokio_postgres::GenericClient,
+    server: &Server,
+    partition: i32,
+) -> Result<Fence, SinkError> {
+    let found = client.query_opt(&server.sql(READ_FENCE), &[&partition]).await;
+    let stored = found.and_then(|row| {
+        row.map(|row| {
+            Ok(StoredFence {
+                offset: row.try_get(0)?,
+                ordinal: row.try_get(1)?,
+                digest: row.try_get(2)?,
+                lineage: row.try_get(3)?,
+                claim: row.try_get(4)?,
+            })
+        })
+        .transpose()
+    });
+    let stored = stored.map_err(|e| rows::not_by_data(failed(server, &e)))?;
+    stored.map_or(Ok(Fence::EMPTY), StoredFence::read)
+}
+
+async fn check_owner(
+    client: &impl tokio_postgres::GenericClient,
+    server: &Server,
+    context: &Context,
+) -> Result<(), SinkError> {
+    let failed = |e: tokio_postgres::Error| rows::not_by_data(failed(server, &e));
+    let Context { pipeline, cluster_id, topic } = context;
+    let found = client.query_opt(&server.sql(FIND_FOREIGN), &[pipeline, cluster_id, topic]).await;
+    let Some(row) = found.map_err(failed)? else { return Ok(()) };
+    let text = |n: usize| row.try_get::<_, String>(n).map_err(failed);
+    let (pipeline, cluster, topic) = (text(0)?, text(1)?, text(2)?);
+    Err(rows::foreign(&server.to_string(), WAY_OUT, [&pipeline, &cluster, &topic], context))
+}

@@ -1,0 +1,256 @@
+//! The store in sled. Measured traps that shape it: `apply_batch` costs about 10 µs a key, so ids are stored
+//! in packed blocks and entities once a second; batches are atomic within a tree only, so the mark is
+//! written last; a zeroed file opens as an empty database, so a sentinel says whose it is; a crash while
+//! opening leaves a `snap.*.generating` that must go; expiry drops whole trees.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use sled::{Batch, Db};
+
+use super::{Store, StoreError, Stores};
+use crate::fold::EntityKey;
+use crate::fold::{BucketKey, Delta, Entity, EventId, Head, IdBlock, State};
+use crate::journal::Mark;
+
+/// The version of what is stored. Another one is wiped and restored from the journal.
+const FORMAT: u32 = 1;
+/// How long deltas are gathered before they are written.
+const WRITE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often what was written is brought to the disk.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
+/// sled's page cache, per partition. Resident memory can reach ten times this.
+const CACHE_BYTES: u64 = 4 * 1024 * 1024;
+/// Gathered deltas are written early when their ids exceed this.
+const GATHERED_IDS_MAX: usize = 500_000;
+
+const SENTINEL: &[u8] = b"sentinel";
+const HEAD: &[u8] = b"head";
+const MARK: &[u8] = b"mark";
+const ENTITIES: &[u8] = b"entities";
+const IDS_PREFIX: &[u8] = b"ids/";
+
+/// Whose state a directory holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Sentinel {
+    format: u32,
+    cluster_id: String,
+    topic: String,
+    pipeline: String,
+    partition: i32,
+}
+
+/// Opens one sled database a partition below a directory.
+#[derive(Clone, Debug)]
+pub struct SledStores {
+    dir: PathBuf,
+    cluster_id: String,
+    topic: String,
+    pipeline: String,
+}
+
+impl SledStores {
+    /// Stores below `dir`, for one pipeline on one topic of one cluster.
+    #[must_use]
+    pub fn new(dir: &Path, cluster_id: &str, topic: &str, pipeline: &str) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            cluster_id: cluster_id.to_owned(),
+            topic: topic.to_owned(),
+            pipeline: pipeline.to_owned(),
+        }
+    }
+
+    fn path(&self, partition: i32) -> PathBuf {
+        self.dir.join(format!("partition-{partition}"))
+    }
+
+    fn try_open(&self, partition: i32) -> Result<SledStore, StoreError> {
+        let path = self.path(partition);
+        std::fs::create_dir_all(&path)?;
+        remove_half_made_snapshots(&path)?;
+        let config = sled::Config::new()
+            .path(&path)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(None)
+            .mode(sled::Mode::HighThroughput);
+        // sled panics on some damaged files instead of saying so.
+        let db = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()))
+            .map_err(|_| StoreError::Damaged("sled cannot open its files".to_owned()))??;
+        let own = Sentinel {
+            format: FORMAT,
+            cluster_id: self.cluster_id.clone(),
+            topic: self.topic.clone(),
+            pipeline: self.pipeline.clone(),
+            partition,
+        };
+        match db.get(SENTINEL)? {
+            Some(bytes) if postcard::from_bytes::<Sentinel>(&bytes).ok().as_ref() == Some(&own) => {}
+            Some(_) => return Err(StoreError::Damaged("the directory holds another log's state".to_owned())),
+            None if db.is_empty() && db.tree_names().len() == 1 => {
+                db.insert(SENTINEL, postcard::to_allocvec(&own)?)?;
+            }
+            None => {
+                return Err(StoreError::Damaged("the directory does not say whose state it holds".to_owned()));
+            }
+        }
+        let now = Instant::now();
+        Ok(SledStore { db, gathered: Gathered::default(), written_at: now, flushed_at: now })
+    }
+}
+
+/// Left over by a crash while opening; sled refuses to open beside them.
+fn remove_half_made_snapshots(path: &Path) -> Result<(), StoreError> {
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().ends_with(".generating") {
+            tracing::warn!(file = %entry.path().display(), "removed a half-made snapshot of the local state");
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+impl Stores for SledStores {
+    type Store = SledStore;
+
+    fn open(&mut self, partition: i32) -> Result<SledStore, StoreError> {
+        match self.try_open(partition) {
+            Ok(store) => Ok(store),
+            Err(error @ StoreError::Io(_)) => Err(error),
+            Err(error) => {
+                tracing::warn!(partition, %error, "local state wiped; it is restored from the journal");
+                metrics::counter!(crate::metrics::STORE_WIPED).increment(1);
+                self.wipe(partition)?;
+                self.try_open(partition)
+            }
+        }
+    }
+
+    fn wipe(&mut self, partition: i32) -> Result<(), StoreError> {
+        match std::fs::remove_dir_all(self.path(partition)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Deltas that are not written yet, as one.
+#[derive(Debug, Default)]
+struct Gathered {
+    ids: BTreeMap<BucketKey, Vec<EventId>>,
+    entities: BTreeMap<EntityKey, Entity>,
+    latest: Option<(Head, Mark)>,
+}
+
+/// The state of one partition in sled.
+#[derive(Debug)]
+pub struct SledStore {
+    db: Db,
+    gathered: Gathered,
+    written_at: Instant,
+    flushed_at: Instant,
+}
+
+impl Store for SledStore {
+    fn load(&mut self) -> Result<Option<(State, Mark)>, StoreError> {
+        let (Some(head), Some(mark)) = (self.db.get(HEAD)?, self.db.get(MARK)?) else {
+            return Ok(None);
+        };
+        let head: Head = postcard::from_bytes(&head)?;
+        let mark: Mark = postcard::from_bytes(&mark)?;
+        let mut ids = Vec::new();
+        for name in self.db.tree_names() {
+            let Some(bucket) = name.strip_prefix(IDS_PREFIX).map(parse_bucket).transpose()? else { continue };
+            for block in self.db.open_tree(&name)?.iter() {
+                let (_, packed) = block?;
+                let (chunks, _) = packed.as_chunks::<16>();
+                ids.push(IdBlock { bucket, ids: chunks.iter().map(|id| EventId(*id)).collect() });
+            }
+        }
+        let mut entities = Vec::new();
+        for entry in self.db.open_tree(ENTITIES)?.iter() {
+            let (key, value) = entry?;
+            entities.push((EntityKey::from(&*key), postcard::from_bytes(&value)?));
+        }
+        let mut state = State::new(0);
+        state.apply(Delta { head, ids, entities });
+        Ok(Some((state, mark)))
+    }
+
+    fn save(&mut self, delta: &Delta, mark: Mark) -> Result<(), StoreError> {
+        for block in &delta.ids {
+            self.gathered.ids.entry(block.bucket).or_default().extend(&block.ids);
+        }
+        for (key, entity) in &delta.entities {
+            self.gathered.entities.insert(key.clone(), entity.clone());
+        }
+        self.gathered.latest = Some((delta.head.clone(), mark));
+        let ids: usize = self.gathered.ids.values().map(Vec::len).sum();
+        if self.written_at.elapsed() >= WRITE_INTERVAL || ids >= GATHERED_IDS_MAX {
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        self.write()?;
+        self.db.flush()?;
+        Ok(())
+    }
+}
+
+impl SledStore {
+    fn write(&mut self) -> Result<(), StoreError> {
+        self.written_at = Instant::now();
+        let gathered = std::mem::take(&mut self.gathered);
+        let Some((head, mark)) = gathered.latest else { return Ok(()) };
+        for (bucket, ids) in &gathered.ids {
+            let packed: Vec<u8> = ids.iter().flat_map(|id| id.0).collect();
+            self.db.open_tree(tree_name(*bucket))?.insert(mark.offset.to_be_bytes(), packed)?;
+        }
+        let mut batch = Batch::default();
+        for (key, entity) in &gathered.entities {
+            batch.insert(&**key, entity.to_bytes());
+        }
+        self.db.open_tree(ENTITIES)?.apply_batch(batch)?;
+        if let Some(in_force) = &head.config {
+            for name in self.db.tree_names() {
+                let Some(bucket) = name.strip_prefix(IDS_PREFIX).map(parse_bucket).transpose()? else {
+                    continue;
+                };
+                if bucket.is_expired(head.stream_time_ms, in_force.config.window_ms) {
+                    self.db.drop_tree(&name)?;
+                }
+            }
+        }
+        // The mark last, with its head: all before it can be written again without harm.
+        let mut batch = Batch::default();
+        batch.insert(HEAD, postcard::to_allocvec(&head)?);
+        batch.insert(MARK, postcard::to_allocvec(&mark)?);
+        self.db.apply_batch(batch)?;
+        if self.flushed_at.elapsed() >= FLUSH_INTERVAL {
+            self.flushed_at = Instant::now();
+            self.db.flush()?;
+        }
+        Ok(())
+    }
+}
+
+fn tree_name(bucket: BucketKey) -> Vec<u8> {
+    format!("ids/{}/{}", bucket.start_ms, bucket.span_ms).into_bytes()
+}
+
+fn parse_bucket(name: &[u8]) -> Result<BucketKey, StoreError> {
+    let parse = || {
+        let (start, span) = std::str::from_utf8(name).ok()?.split_once('/')?;
+        Some(BucketKey { start_ms: start.parse().ok()?, span_ms: span.parse().ok()? })
+    };
+    parse().ok_or_else(|| StoreError::Damaged("a tree of ids has a strange name".to_owned()))
+}
+
+#[cfg(test)]
+mod tests;
