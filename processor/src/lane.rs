@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use shared::admin::Health;
 
+pub(crate) use self::claim::first_config;
 use crate::broker::{BrokerError, Journal, Log};
 use crate::clock::Clock;
 use crate::fold::{Effect, FoldConfig, FoldError, Record, State, decide};
@@ -157,6 +158,7 @@ pub struct Lane<L, J: Journal, S: Stores, C> {
     batch_since: Option<Duration>,
     batch_records: usize,
     gaps_looked_at: Duration,
+    stores_ticked: Duration,
     /// What was last reported, so that a trouble is said once.
     last_trouble: Option<String>,
 }
@@ -196,6 +198,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             batch_since: None,
             batch_records: 0,
             gaps_looked_at: Duration::ZERO,
+            stores_ticked: Duration::ZERO,
             last_trouble: None,
         }
     }
@@ -278,6 +281,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         if self.checkpoint_is_due() {
             self.checkpoint()?;
         }
+        self.tick_stores();
         self.expire_gaps()
     }
 

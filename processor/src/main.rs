@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
-use shared::config::Config;
+use processor::verify::Verifier;
+use shared::config::{Config, PipelineConfig};
 use shared::telemetry;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,6 +34,32 @@ enum Cmd {
         #[command(flatten)]
         which: Which,
     },
+    /// Shows where each partition stands: owner, lag, held events, open gaps, last checkpoint.
+    Status {
+        #[command(flatten)]
+        which: Which,
+        #[arg(long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// Proves the books, read-only, beside a running pipeline; exit code 1 where something does not agree.
+    Verify {
+        #[command(flatten)]
+        which: Which,
+        #[arg(long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+        /// Records read a second, at most.
+        #[arg(long, default_value_t = 50_000)]
+        rate: u64,
+    },
+}
+
+/// The form of what is printed.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
 }
 
 #[derive(clap::Args)]
@@ -57,6 +84,12 @@ fn main() -> ExitCode {
                 run(config, &which.pipeline)
             }
         }),
+        Cmd::Status { which, output } => {
+            with_config(&which, |config, pipeline| status(config, &which.pipeline, pipeline, output))
+        }
+        Cmd::Verify { which, output, rate } => {
+            with_config(&which, |config, pipeline| verify(config, &which.pipeline, pipeline, output, rate))
+        }
         Cmd::Check { which } => {
             with_config(&which, |config, pipeline| check(config, &which.pipeline, pipeline))
         }
@@ -65,7 +98,7 @@ fn main() -> ExitCode {
 
 fn with_config(
     which: &Which,
-    then: impl FnOnce(&Config, &shared::config::PipelineConfig) -> anyhow::Result<ExitCode>,
+    then: impl FnOnce(&Config, &PipelineConfig) -> anyhow::Result<ExitCode>,
 ) -> ExitCode {
     let loaded = Config::load(&which.config).and_then(|config| {
         let pipeline = config.pipeline(&which.pipeline, &which.config)?.clone();
@@ -77,7 +110,7 @@ fn with_config(
     };
     match then(&config, &pipeline) {
         Ok(code) => code,
-        Err(error) => fail(&format!("{error:#}")),
+        Err(error) => fail(&error.to_string()),
     }
 }
 
@@ -88,11 +121,7 @@ fn fail(message: &str) -> ExitCode {
 }
 
 #[allow(clippy::print_stdout, reason = "the output that was asked for")]
-fn print_topics(
-    config: &Config,
-    name: &str,
-    pipeline: &shared::config::PipelineConfig,
-) -> anyhow::Result<ExitCode> {
+fn print_topics(config: &Config, name: &str, pipeline: &PipelineConfig) -> anyhow::Result<ExitCode> {
     for topic in processor::run::topics_of(config, name, pipeline) {
         println!("{topic}");
     }
@@ -100,11 +129,52 @@ fn print_topics(
 }
 
 #[allow(clippy::print_stdout, reason = "the output that was asked for")]
-fn check(config: &Config, name: &str, pipeline: &shared::config::PipelineConfig) -> anyhow::Result<ExitCode> {
+fn check(config: &Config, name: &str, pipeline: &PipelineConfig) -> anyhow::Result<ExitCode> {
     processor::sink::check_built_in(&pipeline.sink)?;
     let sources = config.sources.keys().filter(|source| pipeline.takes(source)).count();
     println!("pipeline {name}: {sources} sources; the configuration is sound");
     Ok(ExitCode::SUCCESS)
+}
+
+#[allow(clippy::print_stdout, reason = "the output that was asked for")]
+fn status(
+    config: &Config,
+    name: &str,
+    pipeline: &PipelineConfig,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
+    let context = processor::run::kafka_context(config, name, "status", pipeline.lanes);
+    let rows = processor::status::status(config, &context)?;
+    match output {
+        Output::Table => print!("{}", processor::status::table(&rows)),
+        Output::Json => println!("{}", serde_json::to_string(&rows)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[allow(clippy::print_stdout, reason = "the output that was asked for")]
+fn verify(
+    config: &Config,
+    name: &str,
+    pipeline: &PipelineConfig,
+    output: Output,
+    rate: u64,
+) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let cluster_id = runtime.block_on(processor::run::cluster_id(config))?;
+    let context = processor::run::kafka_context(config, name, "verify", pipeline.lanes);
+    let topic = config.log.topic.clone();
+    let stores = processor::store::SledStores::new(&pipeline.state_dir, &cluster_id, &topic, name);
+    let sink_context = processor::sink::Context { pipeline: name.to_owned(), cluster_id, topic };
+    let sink = processor::sink::open(&pipeline.sink, &sink_context)?;
+    let stores = Some(stores);
+    let proofs = Verifier { config, pipeline, context: &context, sink, stores, rate }.verify()?;
+    match output {
+        Output::Table => print!("{}", processor::verify::table(&proofs)),
+        Output::Json => println!("{}", serde_json::to_string(&proofs)?),
+    }
+    let agree = proofs.iter().all(|proof| proof.differences.is_empty());
+    Ok(if agree { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn run(config: &Config, name: &str) -> anyhow::Result<ExitCode> {

@@ -200,7 +200,11 @@ async fn wait_for_topics(
     Ok(())
 }
 
-async fn cluster_id(config: &Config) -> Result<String, StartError> {
+/// The id of the Kafka cluster.
+///
+/// # Errors
+/// The cluster does not answer.
+pub async fn cluster_id(config: &Config) -> Result<String, StartError> {
     let client: BaseConsumer = shared::kafka::consumer(&config.kafka, "hookline", "hookline")
         .create()
         .map_err(|e| StartError::Kafka(e.to_string()))?;
@@ -209,12 +213,18 @@ async fn cluster_id(config: &Config) -> Result<String, StartError> {
     asked.ok().flatten().ok_or_else(|| StartError::Kafka("the cluster does not tell its id".to_owned()))
 }
 
-fn instance(name: &str, pipeline: &PipelineConfig) -> Result<String, StartError> {
+/// The instance's name: configured, else the host's.
+///
+/// # Errors
+/// There is neither.
+pub fn instance(name: &str, pipeline: &PipelineConfig) -> Result<String, StartError> {
     let host = || std::env::var("HOSTNAME").ok().filter(|host| !host.is_empty());
     pipeline.instance.clone().or_else(host).ok_or_else(|| StartError::Instance(name.to_owned()))
 }
 
-fn kafka_context(config: &Config, name: &str, instance: &str, lane: u32) -> KafkaContext {
+/// Names and settings of a lane's clients.
+#[must_use]
+pub fn kafka_context(config: &Config, name: &str, instance: &str, lane: u32) -> KafkaContext {
     KafkaContext {
         config: config.kafka.clone(),
         group: format!("hookline.{name}"),

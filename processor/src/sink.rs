@@ -36,6 +36,15 @@ pub trait Sink: Send {
     /// # Errors
     /// Nothing of the batch is applied, except after [`SinkError::Retry`], where that is not known.
     fn deliver(&mut self, batch: &Batch<'_>) -> Result<(), SinkError>;
+
+    /// Counts the events of a partition that are applied up to and including a position.
+    ///
+    /// # Errors
+    /// The sink cannot be read.
+    fn count(&mut self, partition: i32, up_to: Position) -> Result<u64, SinkError> {
+        let _ = (partition, up_to);
+        Err(SinkError::Halt("TODO".into()))
+    }
 }
 
 /// Some effects of one partition, in their order, all beyond the sink's fence.

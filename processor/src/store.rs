@@ -22,6 +22,12 @@ pub trait Store: Send {
     /// It cannot be written.
     fn save(&mut self, delta: &Delta, mark: Mark) -> Result<(), StoreError>;
 
+    /// Writes what has been noted for a while: called now and then, also where nothing happens.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn tick(&mut self) -> Result<(), StoreError>;
+
     /// Writes what is noted, and brings it to the disk.
     ///
     /// # Errors

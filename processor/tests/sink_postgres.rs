@@ -1,1 +1,547 @@
-//! x
+//! The PostgreSQL sink on a real server: the promises of every sink with a fence, and what is PostgreSQL's own.
+//!
+//! `HOOKLINE_TEST_POSTGRES_URL` names a server to which the tests connect as a superuser, without TLS.
+
+mod sink_contract;
+
+use std::env;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use postgres::{Client, NoTls, Row};
+use processor::position::Epoch;
+use processor::sink::{self, Sink, SinkError};
+use shared::config::{PostgresSinkConfig, SinkConfig};
+
+use sink_contract::{
+    Owner, Place, StoredEntity, StoredEvent, context, effect, epoch, event, open, promises, simple,
+};
+
+promises!(Schema::new());
+
+fn server_url() -> String {
+    env::var("HOOKLINE_TEST_POSTGRES_URL").unwrap_or_else(|_| {
+        panic!("HOOKLINE_TEST_POSTGRES_URL is not set: these tests need a PostgreSQL; run tests/run e2e")
+    })
+}
+
+fn admin() -> Client {
+    Client::connect(&server_url(), NoTls).unwrap()
+}
+
+fn unique(prefix: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("{prefix}_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A schema of its own, with a name that only quotes can hold; gone after the test.
+struct Schema {
+    name: String,
+    url: String,
+    statement_timeout: &'static str,
+    is_alias: bool,
+}
+
+impl Schema {
+    fn new() -> Self {
+        Self {
+            name: unique("Sink \"tests\"; --"),
+            url: server_url(),
+            statement_timeout: "30s",
+            is_alias: false,
+        }
+    }
+
+    /// The schema behind another connection string.
+    fn via(&self, url: String) -> Self {
+        Self { name: self.name.clone(), url, statement_timeout: "1s", is_alias: true }
+    }
+
+    fn quoted(&self) -> String {
+        format!("\"{}\"", self.name.replace('"', "\"\""))
+    }
+
+    fn read<T>(&self, sql: &str, read: impl Fn(&Row) -> T) -> Vec<T> {
+        let rows = admin().query(&sql.replace("{schema}", &self.quoted()), &[]).unwrap();
+        rows.iter().map(read).collect()
+    }
+
+    fn backends(&self, and: &str) -> i64 {
+        let sql =
+            format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{}' {and}", self.name);
+        self.read(&sql, |row| row.get(0))[0]
+    }
+
+    /// Opens under an application name by which the sink's backend is found.
+    fn claim_named(&self, epoch: Epoch) -> Owner {
+        let glue = if self.url.contains('?') { '&' } else { '?' };
+        let encoded: String = self.name.bytes().map(|b| format!("%{b:02x}")).collect();
+        let url = format!("{}{glue}application_name={encoded}", self.url);
+        Owner::claim(&self.via(url), 0, epoch)
+    }
+}
+
+impl Drop for Schema {
+    fn drop(&mut self) {
+        if !self.is_alias
+            && let Ok(mut admin) = Client::connect(&server_url(), NoTls)
+        {
+            let _ = admin.batch_execute(&format!("DROP SCHEMA IF EXISTS {} CASCADE", self.quoted()));
+        }
+    }
+}
+
+const RFC3339: &str = r#"'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'"#;
+
+impl Place for Schema {
+    fn config(&self) -> SinkConfig {
+        let text =
+            format!("url = \"env:UNUSED\"\nschema = 'x'\nstatement_timeout = \"{}\"", self.statement_timeout);
+        let mut config: PostgresSinkConfig = toml::from_str(&text).unwrap();
+        config.schema.clone_from(&self.name);
+        config.url_value = Some(self.url.clone().into());
+        SinkConfig::Postgres(config)
+    }
+
+    fn events(&self) -> Vec<StoredEvent> {
+        let sql = format!(
+            "SELECT log_partition, effect_offset, effect_ordinal, source, connection, event_id, type, entity, sequence, \
+             event_time, content_type, traceparent, to_char(received_at AT TIME ZONE 'UTC', {RFC3339}), log_offset, \
+             to_char(appended_at AT TIME ZONE 'UTC', {RFC3339}), body FROM {{schema}}.hookline_events ORDER BY 1, 2, 3"
+        );
+        self.read(&sql, |row| StoredEvent {
+            partition: row.get(0),
+            at: (row.get(1), row.get(2)),
+            source: row.get(3),
+            connection: row.get(4),
+            id: row.get(5),
+            kind: row.get(6),
+            entity: row.get(7),
+            sequence: row.get(8),
+            time: row.get(9),
+            content_type: row.get(10),
+            traceparent: row.get(11),
+            received_at: row.get(12),
+            log_offset: row.get(13),
+            appended_at: row.get(14),
+            body: row.get(15),
+        })
+    }
+
+    fn entities(&self) -> Vec<StoredEntity> {
+        let sql = format!(
+            "SELECT source, connection, entity, event_id, type, sequence, log_partition, effect_offset, \
+             effect_ordinal, to_char(updated AT TIME ZONE 'UTC', {RFC3339}), body FROM {{schema}}.hookline_entities \
+             ORDER BY 7, 8, 9"
+        );
+        self.read(&sql, |row| StoredEntity {
+            source: row.get(0),
+            connection: row.get(1),
+            entity: row.get(2),
+            id: row.get(3),
+            kind: row.get(4),
+            sequence: row.get(5),
+            at: (row.get(6), row.get(7), row.get(8)),
+            updated: row.get(9),
+            body: row.get(10),
+        })
+    }
+
+    fn run(&self, sql: &str) {
+        admin().batch_execute(&sql.replace("{schema}", &self.quoted())).unwrap();
+    }
+
+    fn refuse_bad(&self) {
+        self.run("ALTER TABLE {schema}.hookline_events ADD CONSTRAINT no_bad CHECK (type <> 'bad')");
+    }
+
+    fn swallow_bad(&self) {
+        self.run(
+            "CREATE FUNCTION {schema}.swallow() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN IF new.type = 'bad' THEN RETURN NULL; END IF; RETURN new; END $$; \
+             CREATE TRIGGER swallow BEFORE INSERT ON {schema}.hookline_events FOR EACH ROW \
+             EXECUTE FUNCTION {schema}.swallow()",
+        );
+    }
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < until, "{what} did not come about");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The message of an outcome that says: try again.
+fn retried<T>(outcome: Result<T, SinkError>) -> String {
+    match outcome {
+        Err(SinkError::Retry(message)) => message,
+        Err(other) => panic!("not to be tried again: {other:?}"),
+        Ok(_) => panic!("a success"),
+    }
+}
+
+fn halted<T>(outcome: Result<T, SinkError>) -> String {
+    match outcome {
+        Err(SinkError::Halt(message)) => message,
+        Err(other) => panic!("not halted: {other:?}"),
+        Ok(_) => panic!("a success"),
+    }
+}
+
+fn ids(schema: &Schema) -> Vec<String> {
+    schema.events().into_iter().map(|event| event.id).collect()
+}
+
+#[test]
+fn a_session_ended_by_the_server_is_tried_again_and_then_claimed() {
+    let schema = Schema::new();
+    let mut owner = schema.claim_named(epoch(1));
+    owner.deliver(&[simple(1)]).unwrap();
+    let terminate = format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{}'",
+        schema.name
+    );
+    assert_eq!(schema.read(&terminate, |row| row.get::<_, bool>(0)), [true]);
+    wait_until("the backend's end", || schema.backends("") == 0);
+    retried(owner.deliver(&[simple(2)]));
+    assert_eq!(owner.sink.claim(0, epoch(2)).unwrap().position, owner.fence.position);
+    owner.fence.epoch = epoch(2);
+    owner.deliver(&[simple(2)]).unwrap();
+    assert_eq!(ids(&schema), ["e1", "e2"]);
+}
+
+#[test]
+fn a_crash_before_the_commit_leaves_nothing() {
+    let schema = Schema::new();
+    let mut owner = schema.claim_named(epoch(1));
+    owner.deliver(&[simple(1)]).unwrap();
+    // The batch's events are written when it comes to the entities, which somebody has locked.
+    let mut other = admin();
+    let mut lock = other.transaction().unwrap();
+    lock.batch_execute(&format!("LOCK TABLE {}.hookline_entities", schema.quoted())).unwrap();
+    thread::scope(|scope| {
+        let delivery = scope.spawn(|| owner.deliver(&[simple(2), simple(3)]));
+        wait_until("a delivery in the middle", || schema.backends("AND wait_event_type = 'Lock'") == 1);
+        schema.run(&format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{}'",
+            schema.name
+        ));
+        retried(delivery.join().unwrap());
+    });
+    lock.rollback().unwrap();
+    assert_eq!(owner.sink.claim(0, epoch(2)).unwrap().position, owner.fence.position);
+    assert_eq!(ids(&schema), ["e1"]);
+    owner.fence.epoch = epoch(2);
+    owner.deliver(&[simple(2), simple(3)]).unwrap();
+    assert_eq!(ids(&schema), ["e1", "e2", "e3"]);
+}
+
+#[test]
+fn a_lock_that_nobody_lets_go_is_tried_again_after_the_statement_timeout() {
+    let schema = Schema::new();
+    let mut owner = schema.claim_named(epoch(1));
+    let mut other = admin();
+    let mut lock = other.transaction().unwrap();
+    lock.batch_execute(&format!("SELECT FROM {}.hookline_fence FOR UPDATE", schema.quoted())).unwrap();
+    let started = Instant::now();
+    assert!(retried(owner.deliver(&[simple(1)])).contains("57014"));
+    assert!(retried(owner.sink.claim(0, epoch(2))).contains("57014"));
+    assert!(started.elapsed() < Duration::from_secs(6));
+    lock.rollback().unwrap();
+    owner.fence = owner.sink.claim(0, epoch(2)).unwrap();
+    owner.deliver(&[simple(1)]).unwrap();
+}
+
+/// A claim waits for what a former owner has under way, and then sees it.
+#[test]
+fn a_claim_counts_what_the_former_owner_commits_meanwhile() {
+    let schema = Schema::new();
+    let mut old = Owner::claim(&schema, 0, epoch(1));
+    old.deliver(&[simple(1)]).unwrap();
+    let mut other = admin();
+    let mut lock = other.transaction().unwrap();
+    lock.batch_execute(&format!("LOCK TABLE {}.hookline_entities", schema.quoted())).unwrap();
+    thread::scope(|scope| {
+        let delivery = scope.spawn(|| old.deliver(&[simple(2)]));
+        let waiting = "SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation \
+                       JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT l.granted AND n.nspname = ";
+        let waiting = format!("{waiting}'{}'", schema.name);
+        wait_until("a delivery in the middle", || schema.read(&waiting, |row| row.get::<_, i64>(0)) == [1]);
+        let claim = scope.spawn(|| Owner::claim(&schema, 0, epoch(2)));
+        thread::sleep(Duration::from_millis(300));
+        assert!(!claim.is_finished(), "the claim did not wait");
+        lock.rollback().unwrap();
+        delivery.join().unwrap().unwrap();
+        let mut new = claim.join().unwrap();
+        assert_eq!(new.fence.position, simple(2).position);
+        new.deliver(&[simple(3)]).unwrap();
+    });
+    assert!(matches!(old.deliver(&[simple(3)]), Err(SinkError::Fenced { .. })));
+    assert_eq!(ids(&schema), ["e1", "e2", "e3"]);
+}
+
+#[test]
+fn an_answer_lost_after_the_commit_is_neither_lost_nor_doubled() {
+    let schema = Schema::new();
+    let proxy = Proxy::start();
+    let mut owner = Owner::claim(&schema.via(proxy.url()), 0, epoch(1));
+    owner.deliver(&[simple(1)]).unwrap();
+    proxy.set(CUT_AFTER_COMMIT);
+    retried(owner.deliver(&[simple(2), simple(3)]));
+    proxy.set(PASS);
+    owner.fence = owner.sink.claim(0, epoch(2)).unwrap();
+    assert_eq!(owner.fence.position, simple(3).position);
+    owner.deliver(&[simple(4)]).unwrap();
+    assert_eq!(ids(&schema), ["e1", "e2", "e3", "e4"]);
+}
+
+#[test]
+fn a_server_that_hangs_is_given_up_within_the_time_outs() {
+    let schema = Schema::new();
+    let proxy = Proxy::start();
+    let mut owner = Owner::claim(&schema.via(proxy.url()), 0, epoch(1));
+    proxy.set(HANG);
+    let started = Instant::now();
+    retried(owner.deliver(&[simple(1)]));
+    assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
+    proxy.set(PASS);
+    owner.fence = owner.sink.claim(0, epoch(2)).unwrap();
+    owner.deliver(&[simple(1)]).unwrap();
+    assert_eq!(ids(&schema), ["e1"]);
+}
+
+#[test]
+fn an_unreachable_server_is_tried_again() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for host in [closed.to_string(), "no-such-host.invalid:5432".to_owned()] {
+        let schema = Schema::new().via(format!("postgres://hunter1:hunter2@{host}/postgres"));
+        let message = retried(open(&schema));
+        assert!(message.contains(&host) && !message.contains("hunter"), "{message}");
+    }
+}
+
+/// A server as it greets someone whose password is wrong: which a server that trusts everybody never does.
+#[test]
+fn a_wrong_password_halts() {
+    let url = refusing_server(b"28P01", "password authentication failed for user \"u\"");
+    let message = halted(open(&Schema::new().via(url)));
+    assert!(message.contains("28P01") && message.contains("sink.postgres.url"), "{message}");
+    assert!(!message.contains("hunter2"), "{message}");
+}
+
+#[test]
+fn a_server_without_a_free_connection_is_tried_again() {
+    let url = refusing_server(b"53300", "sorry, too many clients already");
+    assert!(retried(open(&Schema::new().via(url))).contains("53300"));
+}
+
+fn refusing_server(code: &[u8], message: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let fields = [b"SFATAL\0VFATAL\0C", code, b"\0M", message.as_bytes(), b"\0\0"].concat();
+    let mut answer = vec![b'E'];
+    answer.extend(u32::try_from(fields.len() + 4).unwrap().to_be_bytes());
+    answer.extend(fields);
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(&answer);
+        }
+    });
+    format!("postgres://u:hunter2@{address}/postgres?sslmode=disable")
+}
+
+fn with_user(user: &str) -> String {
+    format!("{}&user={user}", with_parameter("password=x"))
+}
+
+fn with_parameter(parameter: &str) -> String {
+    let url = server_url();
+    format!("{url}{}{parameter}", if url.contains('?') { '&' } else { '?' })
+}
+
+#[test]
+fn a_role_or_database_that_is_missing_halts() {
+    let message = halted(open(&Schema::new().via(with_user("hookline_nobody"))));
+    assert!(message.contains("SQLSTATE 28"), "{message}");
+    let message = halted(open(&Schema::new().via(with_parameter("dbname=hookline_nowhere"))));
+    assert!(message.contains("SQLSTATE 3D000") && message.contains("create the database"), "{message}");
+}
+
+#[test]
+fn a_role_needs_no_more_than_to_read_and_write_the_tables() {
+    let schema = Schema::new();
+    let role = unique("hookline_role");
+    schema.run(&format!("CREATE ROLE {role} LOGIN PASSWORD 'x'; CREATE SCHEMA {{schema}}"));
+    let lesser = schema.via(with_user(&role));
+    let message = halted(open(&lesser));
+    assert!(message.contains("42501") && message.contains("grant"), "{message}");
+    open(&schema).unwrap();
+    schema.run(&format!(
+        "GRANT USAGE ON SCHEMA {{schema}} TO {role}; \
+         GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA {{schema}} TO {role}"
+    ));
+    Owner::claim(&lesser, 0, epoch(1)).deliver(&[simple(1)]).unwrap();
+    schema.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+    assert_eq!(ids(&schema), ["e1"]);
+}
+
+#[test]
+fn a_database_that_cannot_hold_every_character_halts() {
+    let name = unique("hookline_latin1");
+    let mut admin = admin();
+    let create =
+        format!("CREATE DATABASE {name} ENCODING LATIN1 TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'");
+    admin.batch_execute(&create).unwrap();
+    let message = halted(open(&Schema::new().via(with_parameter(&format!("dbname={name}")))));
+    admin.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).unwrap();
+    assert!(message.contains("LATIN1"), "{message}");
+}
+
+#[test]
+fn a_standby_is_tried_again_until_it_takes_writes() {
+    let url = with_parameter("options=-c%20default_transaction_read_only%3Don");
+    assert!(retried(open(&Schema::new().via(url))).contains("does not allow writes"));
+}
+
+#[test]
+fn tls_that_the_server_does_not_offer_halts() {
+    for mode in ["require", "verify-full"] {
+        let message = halted(open(&Schema::new().via(with_parameter(&format!("sslmode={mode}")))));
+        assert!(message.contains("offers no TLS"), "{message}");
+    }
+}
+
+#[test]
+fn a_connection_string_that_cannot_be_read_halts_and_is_not_repeated() {
+    for url in ["postgres://u:hunter2@host:port/db", "hunter2", "postgres://u:hunter2@h/db?hunter2=1"] {
+        let message = halted(open(&Schema::new().via(url.to_owned())));
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+}
+
+#[test]
+fn commits_wait_for_the_disk_whatever_the_databases_default_is() {
+    let schema = Schema::new();
+    let url = with_parameter("options=-c%20synchronous_commit%3Doff");
+    let mut owner = Owner::claim(&schema.via(url), 0, epoch(1));
+    schema.run(
+        "CREATE FUNCTION {schema}.noted() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN new.traceparent := current_setting('synchronous_commit'); RETURN new; END $$; \
+         CREATE TRIGGER noted BEFORE INSERT ON {schema}.hookline_events FOR EACH ROW \
+         EXECUTE FUNCTION {schema}.noted()",
+    );
+    owner.deliver(&[simple(1)]).unwrap();
+    assert_eq!(schema.events()[0].traceparent.as_deref(), Some("on"));
+}
+
+/// What an error's DETAIL holds, a row's values, stays out of messages.
+#[test]
+fn no_message_repeats_what_a_row_holds() {
+    let schema = Schema::new();
+    let mut owner = Owner::claim(&schema, 0, epoch(1));
+    schema.run("CREATE UNIQUE INDEX ON {schema}.hookline_events (source, event_id)");
+    let twice = |offset| effect(offset, 0, &event("hunter2", None), b"hunter2");
+    match owner.deliver(&[twice(1), twice(2)]) {
+        Err(SinkError::Refused(message)) => {
+            assert!(message.contains("23505") && !message.contains("hunter2"), "{message}");
+        }
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn the_sink_works_on_any_thread_and_closes_its_session() {
+    let schema = Schema::new();
+    let mut owner = schema.claim_named(epoch(1));
+    let owner = thread::spawn(move || {
+        owner.deliver(&[simple(1)]).unwrap();
+        owner
+    });
+    let mut owner = owner.join().unwrap();
+    owner.deliver(&[simple(2)]).unwrap();
+    drop(owner);
+    wait_until("the session's end", || schema.backends("") == 0);
+    let opened: Box<dyn Sink> = sink::open(&schema.config(), &context()).unwrap().unwrap();
+    drop(opened);
+}
+
+const PASS: u8 = 0;
+/// Nothing goes through any more; the connections stay open.
+const HANG: u8 = 1;
+/// The next COMMIT reaches the server; its answer does not come back.
+const CUT_AFTER_COMMIT: u8 = 2;
+
+/// Stands between the sink and the server.
+struct Proxy {
+    port: u16,
+    mode: Arc<AtomicU8>,
+}
+
+impl Proxy {
+    fn start() -> Self {
+        let config: postgres::Config = server_url().parse().unwrap();
+        let host = match config.get_hosts().first() {
+            Some(postgres::config::Host::Tcp(host)) => host.clone(),
+            _ => "127.0.0.1".to_owned(),
+        };
+        let server = (host, config.get_ports().first().copied().unwrap_or(5432));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mode = Arc::new(AtomicU8::new(PASS));
+        let shared = Arc::clone(&mode);
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let server = TcpStream::connect(&server).unwrap();
+                let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                let mode = Arc::clone(&shared);
+                thread::spawn(move || forward(from, to, &mode));
+                let mode = Arc::clone(&shared);
+                thread::spawn(move || forward(server, client, &mode));
+            }
+        });
+        Self { port, mode }
+    }
+
+    fn url(&self) -> String {
+        let config: postgres::Config = server_url().parse().unwrap();
+        let password = String::from_utf8_lossy(config.get_password().unwrap_or(b"x"));
+        format!(
+            "host=127.0.0.1 port={} user={} password={password} dbname={}",
+            self.port,
+            config.get_user().unwrap(),
+            config.get_dbname().unwrap()
+        )
+    }
+
+    fn set(&self, mode: u8) {
+        self.mode.store(mode, Ordering::SeqCst);
+    }
+}
+
+fn forward(mut from: TcpStream, mut to: TcpStream, mode: &AtomicU8) {
+    let mut buffer = [0; 64 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        let chunk = &buffer[..count];
+        match mode.load(Ordering::SeqCst) {
+            HANG => continue,
+            // Ends the word as a statement, which START TRANSACTION's READ COMMITTED does not.
+            CUT_AFTER_COMMIT if chunk.windows(7).any(|word| word == b"COMMIT\0") => {
+                mode.store(HANG, Ordering::SeqCst);
+                let _ = to.write_all(chunk);
+                break;
+            }
+            _ => {}
+        }
+        if to.write_all(chunk).is_err() {
+            break;
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}

@@ -71,7 +71,7 @@ pub fn decide(
         return Ok(Some(Verdict::Ignored));
     };
     let id = EventId::new(event.source, &event.connection, event.id);
-    if state.seen(id, window_ms) {
+    if state.seen(id) {
         state.head_mut().totals.count(Verdict::Duplicate);
         return Ok(Some(Verdict::Duplicate));
     }

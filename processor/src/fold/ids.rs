@@ -54,10 +54,10 @@ impl BucketKey {
         Self { start_ms: stream_time_ms.div_euclid(span_ms) * span_ms, span_ms }
     }
 
-    /// Whether the whole bucket is older than the window.
+    /// Whether the whole bucket is older than the window, which reaches back to `ids_from_ms`.
     #[must_use]
-    pub fn is_expired(self, stream_time_ms: i64, window_ms: i64) -> bool {
-        self.start_ms.saturating_add(self.span_ms).saturating_add(window_ms) <= stream_time_ms
+    pub fn is_expired(self, ids_from_ms: i64) -> bool {
+        self.start_ms.saturating_add(self.span_ms) <= ids_from_ms
     }
 }
 
@@ -132,12 +132,9 @@ pub(super) struct Ids {
 
 impl Ids {
     /// Whether an id is in a bucket that has not expired.
-    pub(super) fn contains(&self, id: EventId, stream_time_ms: i64, window_ms: i64) -> bool {
+    pub(super) fn contains(&self, id: EventId, ids_from_ms: i64) -> bool {
         // The newest first: most repeats come soon.
-        self.buckets
-            .iter()
-            .rev()
-            .any(|(bucket, ids)| !bucket.is_expired(stream_time_ms, window_ms) && ids.contains(&id))
+        self.buckets.iter().rev().any(|(bucket, ids)| !bucket.is_expired(ids_from_ms) && ids.contains(&id))
     }
 
     pub(super) fn add(&mut self, block: &IdBlock) {
@@ -145,8 +142,8 @@ impl Ids {
     }
 
     /// Drops the buckets that have expired.
-    pub(super) fn expire(&mut self, stream_time_ms: i64, window_ms: i64) {
-        self.buckets.retain(|bucket, _| !bucket.is_expired(stream_time_ms, window_ms));
+    pub(super) fn expire(&mut self, ids_from_ms: i64) {
+        self.buckets.retain(|bucket, _| !bucket.is_expired(ids_from_ms));
     }
 
     pub(super) fn len(&self) -> usize {

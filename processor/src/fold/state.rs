@@ -24,6 +24,9 @@ pub struct Head {
     pub last_digest: Option<Digest>,
     /// The running maximum of the broker's append times, milliseconds since 1970.
     pub stream_time_ms: i64,
+    /// Ids from this stream time on are remembered. It only rises, also where the window is configured anew:
+    /// an id that was forgotten once stays so, wherever checkpoints fell.
+    pub ids_from_ms: i64,
     /// The fold's configuration in force.
     pub config: Option<InForce>,
     /// What became of all records so far.
@@ -139,6 +142,7 @@ impl State {
             next_offset: start,
             last_digest: None,
             stream_time_ms: i64::MIN,
+            ids_from_ms: i64::MIN,
             config: None,
             totals: Totals::default(),
             refusals: BTreeMap::new(),
@@ -236,9 +240,7 @@ impl State {
             self.entities.insert(key, entity);
         }
         self.base = delta.head;
-        if let Some(in_force) = &self.base.config {
-            self.ids.expire(self.base.stream_time_ms, in_force.config.window_ms);
-        }
+        self.ids.expire(self.base.ids_from_ms);
         self.drop_overlay();
     }
 
@@ -256,16 +258,21 @@ impl State {
 
     /// Moves past a record.
     pub(super) fn advance(&mut self, offset: i64, time_ms: i64, frame: &Frame) {
-        self.overlay.head.next_offset = offset + 1;
-        self.overlay.head.stream_time_ms = self.overlay.head.stream_time_ms.max(time_ms);
+        let head = &mut self.overlay.head;
+        head.next_offset = offset + 1;
+        head.stream_time_ms = head.stream_time_ms.max(time_ms);
+        if let Some(in_force) = &head.config {
+            head.ids_from_ms =
+                head.ids_from_ms.max(head.stream_time_ms.saturating_sub(in_force.config.window_ms));
+        }
         self.overlay.last = Some(frame.clone());
     }
 
-    pub(super) fn seen(&self, id: EventId, window_ms: i64) -> bool {
+    pub(super) fn seen(&self, id: EventId) -> bool {
         // Expiry is by bucket here as in the base: where a checkpoint falls must not change an outcome.
-        let time = self.overlay.head.stream_time_ms;
-        self.overlay.seen.get(&id).is_some_and(|bucket| !bucket.is_expired(time, window_ms))
-            || self.ids.contains(id, time, window_ms)
+        let from = self.overlay.head.ids_from_ms;
+        self.overlay.seen.get(&id).is_some_and(|bucket| !bucket.is_expired(from))
+            || self.ids.contains(id, from)
     }
 
     pub(super) fn remember(&mut self, id: EventId, window_ms: i64) {

@@ -14,6 +14,9 @@ use crate::store::{Store, Stores};
 /// After a slower commit the producer is replaced: a delayed end of that transaction could hit the next one.
 const SLOW_COMMIT: Duration = Duration::from_secs(2);
 
+/// How often the stores may write what they gathered.
+const STORE_TICK: Duration = Duration::from_millis(500);
+
 /// One partition's part of a checkpoint.
 struct Prepared {
     partition: i32,
@@ -119,6 +122,23 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         self.journal.write(partition, &record)?;
         let commit = Commit { partition, offset, lineage };
         Ok(Some(Prepared { partition, delta, epoch: running.epoch, digest: Digest::of(&record), commit }))
+    }
+
+    /// Lets the stores write what they gathered, also when no events come.
+    pub(super) fn tick_stores(&mut self) {
+        let now = self.clock.now();
+        if now.saturating_sub(self.stores_ticked) < STORE_TICK {
+            return;
+        }
+        self.stores_ticked = now;
+        for (partition, part) in &mut self.parts {
+            if let Some(store) = &mut part.store
+                && let Err(error) = store.tick()
+            {
+                tracing::error!(partition, %error, "local state cannot be written; going on without it");
+                part.store = None;
+            }
+        }
     }
 
     /// After the commit, and only then: the state, and the store with its mark last.

@@ -300,7 +300,8 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     }
 }
 
-fn first_config(record: &Record, pipeline: &str) -> Option<InForce> {
+/// The configuration in a control record of this pipeline.
+pub(crate) fn first_config(record: &Record, pipeline: &str) -> Option<InForce> {
     let event = record.frame.event().ok().filter(shared::event::EventView::is_control)?;
     match Control::parse(&event, record.frame.body()).ok()? {
         Control::Config(config) if config.pipeline == pipeline => {

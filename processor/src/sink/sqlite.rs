@@ -206,7 +206,7 @@ fn rfc3339(ms: i64, row: &Row<'_>) -> Result<String, SinkError> {
     let time = Timestamp::from_millisecond(ms);
     let time = time.map_err(|_| {
         SinkError::Refused(format!(
-            "the event at offset {} has a time of its way that no calendar has",
+            "the event at offset {} has a time that no calendar has",
             row.event_offset
         ))
     })?;

@@ -64,12 +64,20 @@ impl SledStores {
         }
     }
 
-    fn path(&self, partition: i32) -> PathBuf {
+    /// The same stores below another directory.
+    #[must_use]
+    pub fn at(&self, dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), ..self.clone() }
+    }
+
+    /// Where the state of a partition is.
+    #[must_use]
+    pub fn directory(&self, partition: i32) -> PathBuf {
         self.dir.join(format!("partition-{partition}"))
     }
 
     fn try_open(&self, partition: i32) -> Result<SledStore, StoreError> {
-        let path = self.path(partition);
+        let path = self.directory(partition);
         std::fs::create_dir_all(&path)?;
         remove_half_made_snapshots(&path)?;
         let config = sled::Config::new()
@@ -94,7 +102,9 @@ impl SledStores {
                 db.insert(SENTINEL, postcard::to_allocvec(&own)?)?;
             }
             None => {
-                return Err(StoreError::Damaged("the directory does not say whose state it holds".to_owned()));
+                return Err(StoreError::Damaged(
+                    "the directory does not say whose state it holds".to_owned(),
+                ));
             }
         }
         let now = Instant::now();
@@ -131,7 +141,7 @@ impl Stores for SledStores {
     }
 
     fn wipe(&mut self, partition: i32) -> Result<(), StoreError> {
-        match std::fs::remove_dir_all(self.path(partition)) {
+        match std::fs::remove_dir_all(self.directory(partition)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
             Ok(()) | Err(_) => Ok(()),
         }
@@ -190,8 +200,19 @@ impl Store for SledStore {
         }
         self.gathered.latest = Some((delta.head.clone(), mark));
         let ids: usize = self.gathered.ids.values().map(Vec::len).sum();
-        if self.written_at.elapsed() >= WRITE_INTERVAL || ids >= GATHERED_IDS_MAX {
+        if ids >= GATHERED_IDS_MAX {
+            return self.write();
+        }
+        self.tick()
+    }
+
+    fn tick(&mut self) -> Result<(), StoreError> {
+        if self.written_at.elapsed() >= WRITE_INTERVAL {
             self.write()?;
+        }
+        if self.flushed_at.elapsed() >= FLUSH_INTERVAL {
+            self.flushed_at = Instant::now();
+            self.db.flush()?;
         }
         Ok(())
     }
@@ -217,14 +238,10 @@ impl SledStore {
             batch.insert(&**key, entity.to_bytes());
         }
         self.db.open_tree(ENTITIES)?.apply_batch(batch)?;
-        if let Some(in_force) = &head.config {
-            for name in self.db.tree_names() {
-                let Some(bucket) = name.strip_prefix(IDS_PREFIX).map(parse_bucket).transpose()? else {
-                    continue;
-                };
-                if bucket.is_expired(head.stream_time_ms, in_force.config.window_ms) {
-                    self.db.drop_tree(&name)?;
-                }
+        for name in self.db.tree_names() {
+            let Some(bucket) = name.strip_prefix(IDS_PREFIX).map(parse_bucket).transpose()? else { continue };
+            if bucket.is_expired(head.ids_from_ms) {
+                self.db.drop_tree(&name)?;
             }
         }
         // The mark last, with its head: all before it can be written again without harm.
@@ -232,10 +249,6 @@ impl SledStore {
         batch.insert(HEAD, postcard::to_allocvec(&head)?);
         batch.insert(MARK, postcard::to_allocvec(&mark)?);
         self.db.apply_batch(batch)?;
-        if self.flushed_at.elapsed() >= FLUSH_INTERVAL {
-            self.flushed_at = Instant::now();
-            self.db.flush()?;
-        }
         Ok(())
     }
 }

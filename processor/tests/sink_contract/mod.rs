@@ -15,7 +15,7 @@ use shared::config::SinkConfig;
 use shared::event::Event;
 
 /// A fresh database for one test, and a second way into it.
-pub trait Place: Sync {
+pub(crate) trait Place: Sync {
     fn config(&self) -> SinkConfig;
     /// hookline_events in the order of application, partition by partition.
     fn events(&self) -> Vec<StoredEvent>;
@@ -29,36 +29,36 @@ pub trait Place: Sync {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredEvent {
-    pub partition: i32,
-    pub at: (i64, i32),
-    pub source: String,
-    pub connection: String,
-    pub id: String,
-    pub kind: String,
-    pub entity: Option<String>,
-    pub sequence: Option<String>,
-    pub time: Option<String>,
-    pub content_type: Option<String>,
-    pub traceparent: Option<String>,
+pub(crate) struct StoredEvent {
+    pub(crate) partition: i32,
+    pub(crate) at: (i64, i32),
+    pub(crate) source: String,
+    pub(crate) connection: String,
+    pub(crate) id: String,
+    pub(crate) kind: String,
+    pub(crate) entity: Option<String>,
+    pub(crate) sequence: Option<String>,
+    pub(crate) time: Option<String>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) traceparent: Option<String>,
     /// As RFC 3339 with milliseconds, UTC.
-    pub received_at: String,
-    pub log_offset: i64,
-    pub appended_at: String,
-    pub body: Vec<u8>,
+    pub(crate) received_at: String,
+    pub(crate) log_offset: i64,
+    pub(crate) appended_at: String,
+    pub(crate) body: Vec<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredEntity {
-    pub source: String,
-    pub connection: String,
-    pub entity: String,
-    pub id: String,
-    pub kind: String,
-    pub sequence: Option<String>,
-    pub at: (i32, i64, i32),
-    pub updated: String,
-    pub body: Vec<u8>,
+pub(crate) struct StoredEntity {
+    pub(crate) source: String,
+    pub(crate) connection: String,
+    pub(crate) entity: String,
+    pub(crate) id: String,
+    pub(crate) kind: String,
+    pub(crate) sequence: Option<String>,
+    pub(crate) at: (i32, i64, i32),
+    pub(crate) updated: String,
+    pub(crate) body: Vec<u8>,
 }
 
 macro_rules! promises {
@@ -101,30 +101,30 @@ macro_rules! promises {
 }
 pub(crate) use promises;
 
-pub fn context() -> Context {
+pub(crate) fn context() -> Context {
     Context { pipeline: "shop".into(), cluster_id: "cluster-1".into(), topic: "hookline.events".into() }
 }
 
-pub fn open(place: &impl Place) -> Result<Box<dyn Sink>, SinkError> {
+pub(crate) fn open(place: &impl Place) -> Result<Box<dyn Sink>, SinkError> {
     sink::open(&place.config(), &context()).map(|sink| sink.expect("a sink with a fence"))
 }
 
 /// A lane that owns one partition.
-pub struct Owner {
-    pub sink: Box<dyn Sink>,
-    pub partition: i32,
-    pub fence: Fence,
+pub(crate) struct Owner {
+    pub(crate) sink: Box<dyn Sink>,
+    pub(crate) partition: i32,
+    pub(crate) fence: Fence,
 }
 
 impl Owner {
-    pub fn claim(place: &impl Place, partition: i32, epoch: Epoch) -> Self {
+    pub(crate) fn claim(place: &impl Place, partition: i32, epoch: Epoch) -> Self {
         let mut sink = open(place).unwrap();
         let fence = sink.claim(partition, epoch).unwrap();
         assert_eq!(fence.epoch, epoch);
         Self { sink, partition, fence }
     }
 
-    pub fn deliver(&mut self, effects: &[Effect]) -> Result<(), SinkError> {
+    pub(crate) fn deliver(&mut self, effects: &[Effect]) -> Result<(), SinkError> {
         let position = effects.last().map_or(self.fence.position, |effect| effect.position);
         let to =
             Fence { position, digest: Digest::of(&position.offset.to_be_bytes()), epoch: self.fence.epoch };
@@ -134,11 +134,11 @@ impl Owner {
     }
 }
 
-pub const fn epoch(claim: i64) -> Epoch {
+pub(crate) const fn epoch(claim: i64) -> Epoch {
     Epoch { lineage: 0, claim }
 }
 
-pub fn event(id: &str, entity: Option<&str>) -> Event {
+pub(crate) fn event(id: &str, entity: Option<&str>) -> Event {
     Event {
         id: id.into(),
         source: "github".into(),
@@ -152,20 +152,22 @@ pub fn event(id: &str, entity: Option<&str>) -> Event {
     }
 }
 
-pub fn effect(offset: i64, ordinal: u32, event: &Event, body: &[u8]) -> Effect {
+pub(crate) fn effect(offset: i64, ordinal: u32, event: &Event, body: &[u8]) -> Effect {
     let headers = event.to_headers();
     let headers = headers.iter().map(|h| (h.key, h.value));
+    let frame = Frame::pack(Some(event.key(body).as_bytes()), headers, Some(body));
     Effect {
         position: Position { offset, ordinal },
         event_offset: offset,
-        event_time_ms: 1_700_000_001_000 + offset,
-        frame: Frame::pack(Some(event.key(body).as_bytes()), headers, Some(body)),
+        event_time_ms: 1_700_000_001_000,
+        cause: frame.clone(),
+        frame,
         action: Action::Apply,
     }
 }
 
 /// An event `e{offset}` of the entity `order-1`.
-pub fn simple(offset: i64) -> Effect {
+pub(crate) fn simple(offset: i64) -> Effect {
     effect(offset, 0, &event(&format!("e{offset}"), Some("order-1")), b"{}")
 }
 
@@ -173,7 +175,7 @@ fn ids(place: &impl Place) -> Vec<String> {
     place.events().into_iter().map(|event| event.id).collect()
 }
 
-pub fn events_are_applied_once_and_in_order(place: &impl Place) {
+pub(crate) fn events_are_applied_once_and_in_order(place: &impl Place) {
     let mut owner = Owner::claim(place, 0, epoch(1));
     owner.deliver(&[simple(3), simple(4)]).unwrap();
     owner.deliver(&[simple(7)]).unwrap();
@@ -181,7 +183,7 @@ pub fn events_are_applied_once_and_in_order(place: &impl Place) {
     assert_eq!(ids(place), ["e3", "e4", "e7", "e10", "e11", "e12"]);
 }
 
-pub fn the_fence_reads_back_as_it_was_written(place: &impl Place) {
+pub(crate) fn the_fence_reads_back_as_it_was_written(place: &impl Place) {
     let mut owner = Owner::claim(place, 5, Epoch { lineage: 3, claim: 1 << 40 });
     assert_eq!(owner.fence.position, Position::START);
     owner
@@ -192,7 +194,7 @@ pub fn the_fence_reads_back_as_it_was_written(place: &impl Place) {
     assert_eq!(open(place).unwrap().fence(5).unwrap(), owner.fence);
 }
 
-pub fn a_batch_delivered_again_is_fenced_off(place: &impl Place) {
+pub(crate) fn a_batch_delivered_again_is_fenced_off(place: &impl Place) {
     let mut owner = Owner::claim(place, 0, epoch(1));
     let before = owner.fence;
     owner.deliver(&[simple(1), simple(2)]).unwrap();
@@ -207,7 +209,7 @@ pub fn a_batch_delivered_again_is_fenced_off(place: &impl Place) {
     assert_eq!(ids(place), ["e1", "e2", "e3"]);
 }
 
-pub fn a_position_may_be_cut_between_two_batches(place: &impl Place) {
+pub(crate) fn a_position_may_be_cut_between_two_batches(place: &impl Place) {
     let mut owner = Owner::claim(place, 0, epoch(1));
     let released = |ordinal: u32| effect(10, ordinal, &event(&format!("r{ordinal}"), Some("order-1")), b"{}");
     owner.deliver(&[released(0), released(1)]).unwrap();
@@ -219,7 +221,7 @@ pub fn a_position_may_be_cut_between_two_batches(place: &impl Place) {
     assert_eq!(ids(place), ["r0", "r1", "r2", "r3", "e11"]);
 }
 
-pub fn a_batch_without_effects_moves_the_fence(place: &impl Place) {
+pub(crate) fn a_batch_without_effects_moves_the_fence(place: &impl Place) {
     let mut owner = Owner::claim(place, 0, epoch(1));
     let to =
         Fence { position: Position { offset: 9, ordinal: 0 }, digest: Digest::of(b"9"), epoch: epoch(1) };
@@ -227,7 +229,7 @@ pub fn a_batch_without_effects_moves_the_fence(place: &impl Place) {
     assert_eq!(owner.sink.fence(0).unwrap(), to);
 }
 
-pub fn an_older_owner_neither_claims_nor_delivers(place: &impl Place) {
+pub(crate) fn an_older_owner_neither_claims_nor_delivers(place: &impl Place) {
     let mut old = Owner::claim(place, 0, epoch(5));
     old.deliver(&[simple(1)]).unwrap();
     let mut new = Owner::claim(place, 0, epoch(9));
@@ -244,7 +246,7 @@ pub fn an_older_owner_neither_claims_nor_delivers(place: &impl Place) {
     assert_eq!(ids(place), ["e1", "e2"]);
 }
 
-pub fn a_newer_lineage_is_a_newer_owner(place: &impl Place) {
+pub(crate) fn a_newer_lineage_is_a_newer_owner(place: &impl Place) {
     let mut old = Owner::claim(place, 0, Epoch { lineage: 1, claim: 1_000 });
     let mut new = Owner::claim(place, 0, Epoch { lineage: 2, claim: 3 });
     assert!(matches!(old.deliver(&[simple(1)]), Err(SinkError::Fenced { .. })));
@@ -252,7 +254,7 @@ pub fn a_newer_lineage_is_a_newer_owner(place: &impl Place) {
     new.deliver(&[simple(1)]).unwrap();
 }
 
-pub fn an_owner_may_claim_again(place: &impl Place) {
+pub(crate) fn an_owner_may_claim_again(place: &impl Place) {
     let mut owner = Owner::claim(place, 0, epoch(5));
     owner.deliver(&[simple(1)]).unwrap();
     assert_eq!(owner.sink.claim(0, epoch(5)).unwrap(), owner.fence);
@@ -261,7 +263,7 @@ pub fn an_owner_may_claim_again(place: &impl Place) {
     assert_eq!(ids(place), ["e1", "e2"]);
 }
 
-pub fn an_unclaimed_partition_has_an_empty_fence(place: &impl Place) {
+pub(crate) fn an_unclaimed_partition_has_an_empty_fence(place: &impl Place) {
     let mut sink = open(place).unwrap();
     assert_eq!(sink.fence(3).unwrap(), Fence::EMPTY);
     let from = Fence { epoch: epoch(1), ..Fence::EMPTY };
@@ -271,7 +273,7 @@ pub fn an_unclaimed_partition_has_an_empty_fence(place: &impl Place) {
     assert_eq!(place.events(), []);
 }
 
-pub fn partitions_have_fences_of_their_own(place: &impl Place) {
+pub(crate) fn partitions_have_fences_of_their_own(place: &impl Place) {
     let mut first = Owner::claim(place, 0, epoch(1));
     first.deliver(&[simple(5)]).unwrap();
     // The same connection, another partition.
@@ -285,7 +287,7 @@ pub fn partitions_have_fences_of_their_own(place: &impl Place) {
     assert_eq!(applied, [(0, (5, 0)), (0, (6, 0)), (1, (5, 0))]);
 }
 
-pub fn every_attribute_is_stored_as_given(place: &impl Place) {
+pub(crate) fn every_attribute_is_stored_as_given(place: &impl Place) {
     let full = Event {
         id: "O'Brien \"x\" \\ {1,2} $1 %s ; -- \u{1F980} \u{202E}é e\u{301} \t\n".into(),
         source: "github".into(),
@@ -341,7 +343,7 @@ pub fn every_attribute_is_stored_as_given(place: &impl Place) {
     assert_eq!(place.entities(), [entity]);
 }
 
-pub fn bodies_come_back_byte_for_byte(place: &impl Place) {
+pub(crate) fn bodies_come_back_byte_for_byte(place: &impl Place) {
     let large: Vec<u8> =
         (0..10 * 1024 * 1024_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let all: Vec<u8> = (0..=255).collect();
@@ -370,14 +372,14 @@ pub fn bodies_come_back_byte_for_byte(place: &impl Place) {
     }
 }
 
-pub fn an_event_without_an_entity_touches_no_entity(place: &impl Place) {
+pub(crate) fn an_event_without_an_entity_touches_no_entity(place: &impl Place) {
     let mut owner = Owner::claim(place, 0, epoch(1));
     owner.deliver(&[effect(1, 0, &event("a", None), b"{}"), effect(2, 0, &event("b", None), b"{}")]).unwrap();
     assert_eq!(ids(place), ["a", "b"]);
     assert_eq!(place.entities(), []);
 }
 
-pub fn of_an_entity_the_event_applied_last_is_shown(place: &impl Place) {
+pub(crate) fn of_an_entity_the_event_applied_last_is_shown(place: &impl Place) {
     let of = |offset: i64, id: &str, connection: &str, entity: &str| {
         let event = Event { connection: connection.into(), ..event(id, Some(entity)) };
         effect(offset, 0, &event, id.as_bytes())
@@ -416,7 +418,7 @@ pub fn of_an_entity_the_event_applied_last_is_shown(place: &impl Place) {
     );
 }
 
-pub fn a_long_batch_is_one_transaction(place: &impl Place) {
+pub(crate) fn a_long_batch_is_one_transaction(place: &impl Place) {
     let small =
         (0..12_000).map(|n| effect(n, 0, &event(&format!("s{n}"), Some(&format!("e{}", n % 700))), b"{}"));
     let large =
@@ -451,16 +453,16 @@ fn refused(place: &impl Place, bad: &Effect, secret: &str) {
     assert_eq!(ids(place), ["e1", "e9"]);
 }
 
-pub fn what_a_text_column_cannot_hold_is_refused(place: &impl Place) {
+pub(crate) fn what_a_text_column_cannot_hold_is_refused(place: &impl Place) {
     refused(place, &effect(5, 0, &event("hunter2\0", None), b"{}"), "hunter2");
 }
 
-pub fn what_no_calendar_has_is_refused(place: &impl Place) {
+pub(crate) fn what_no_calendar_has_is_refused(place: &impl Place) {
     let bad = Event { received_at_ms: i64::MAX, ..event("hunter2", None) };
     refused(place, &effect(5, 0, &bad, b"{}"), "hunter2");
 }
 
-pub fn what_a_constraint_forbids_is_refused(place: &impl Place) {
+pub(crate) fn what_a_constraint_forbids_is_refused(place: &impl Place) {
     open(place).unwrap();
     place.refuse_bad();
     let bad = Event { kind: "bad".into(), ..event("hunter2", None) };
@@ -474,7 +476,7 @@ fn halted(outcome: Result<(), SinkError>) -> String {
     }
 }
 
-pub fn a_database_that_drops_rows_in_silence_halts(place: &impl Place) {
+pub(crate) fn a_database_that_drops_rows_in_silence_halts(place: &impl Place) {
     let mut owner = Owner::claim(place, 0, epoch(1));
     place.swallow_bad();
     let bad = effect(2, 0, &Event { kind: "bad".into(), ..event("x", None) }, b"{}");
@@ -483,7 +485,7 @@ pub fn a_database_that_drops_rows_in_silence_halts(place: &impl Place) {
     owner.deliver(&[simple(1)]).unwrap();
 }
 
-pub fn a_row_beyond_the_fence_halts_and_nothing_is_applied(place: &impl Place) {
+pub(crate) fn a_row_beyond_the_fence_halts_and_nothing_is_applied(place: &impl Place) {
     let mut owner = Owner::claim(place, 0, epoch(1));
     owner.deliver(&[simple(1), simple(2)]).unwrap();
     let before = owner.fence;
@@ -494,7 +496,7 @@ pub fn a_row_beyond_the_fence_halts_and_nothing_is_applied(place: &impl Place) {
     assert_eq!(place.entities()[0].id, "e2");
 }
 
-pub fn a_batch_out_of_order_halts_and_nothing_is_applied(place: &impl Place) {
+pub(crate) fn a_batch_out_of_order_halts_and_nothing_is_applied(place: &impl Place) {
     let mut owner = Owner::claim(place, 0, epoch(1));
     owner.deliver(&[simple(5)]).unwrap();
     let to = Fence { position: Position { offset: 9, ordinal: 0 }, ..owner.fence };
@@ -515,14 +517,14 @@ pub fn a_batch_out_of_order_halts_and_nothing_is_applied(place: &impl Place) {
     assert_eq!(owner.sink.fence(0).unwrap(), owner.fence);
 }
 
-pub fn a_fence_that_somebody_changed_halts(place: &impl Place) {
+pub(crate) fn a_fence_that_somebody_changed_halts(place: &impl Place) {
     let mut owner = Owner::claim(place, 0, epoch(1));
     place.run("UPDATE {schema}.hookline_fence SET effect_ordinal = -1");
     assert!(halted(owner.sink.fence(0).map(|_| ())).contains("somebody changed it"));
     assert!(halted(owner.sink.claim(0, epoch(2)).map(|_| ())).contains("somebody changed it"));
 }
 
-pub fn tables_of_another_pipeline_cluster_or_topic_halt(place: &impl Place) {
+pub(crate) fn tables_of_another_pipeline_cluster_or_topic_halt(place: &impl Place) {
     let mut owner = Owner::claim(place, 0, epoch(1));
     owner.deliver(&[simple(1)]).unwrap();
     let foreign = [
@@ -544,13 +546,13 @@ pub fn tables_of_another_pipeline_cluster_or_topic_halt(place: &impl Place) {
     assert_eq!(ids(place), ["e1"]);
 }
 
-pub fn tables_of_a_later_version_halt(place: &impl Place) {
+pub(crate) fn tables_of_a_later_version_halt(place: &impl Place) {
     open(place).unwrap();
     place.run("INSERT INTO {schema}.hookline_schema (version) VALUES (4711)");
     assert!(halted(open(place).map(|_| ())).contains("4711"));
 }
 
-pub fn lanes_may_open_at_the_same_time(place: &impl Place) {
+pub(crate) fn lanes_may_open_at_the_same_time(place: &impl Place) {
     let barrier = Barrier::new(8);
     thread::scope(|scope| {
         let lanes: Vec<_> = (0..8)
@@ -567,7 +569,7 @@ pub fn lanes_may_open_at_the_same_time(place: &impl Place) {
     assert_eq!(place.events().len(), 8);
 }
 
-pub fn lanes_deliver_side_by_side(place: &impl Place) {
+pub(crate) fn lanes_deliver_side_by_side(place: &impl Place) {
     thread::scope(|scope| {
         for partition in 0..3 {
             scope.spawn(move || {

@@ -1,0 +1,206 @@
+//! The transactions of one lane.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{Consumer, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::producer::{Deliveries, JOURNAL, OUTPUT, settle};
+use super::reader::Reader;
+use super::{KafkaContext, REQUEST, list, retry};
+use crate::broker::{BrokerError, Commit, Committed, Journal};
+use crate::fold::Effect;
+
+/// How long a transactional call may take: longer than the transaction's own time-out, after which its outcome
+/// is decided.
+const TRANSACTION: Duration = Duration::from_secs(20);
+
+/// The transactions of one lane.
+pub struct KafkaJournal {
+    context: KafkaContext,
+    producer: Option<BaseProducer<Deliveries>>,
+    reader: Reader,
+    open: bool,
+}
+
+impl KafkaJournal {
+    /// Clients without a transaction.
+    ///
+    /// # Errors
+    /// The configuration is not one that the client takes.
+    pub fn new(context: KafkaContext) -> Result<Self, BrokerError> {
+        Ok(Self { reader: Reader::new(&context)?, context, producer: None, open: false })
+    }
+
+    fn send(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        opaque: usize,
+        key: Option<&[u8]>,
+        value: &[u8],
+        headers: Option<OwnedHeaders>,
+    ) -> Result<(), BrokerError> {
+        let producer = self.producer.as_ref().ok_or_else(|| BrokerError::Retry("no producer".to_owned()))?;
+        if !self.open {
+            producer.begin_transaction().map_err(|e| retry(&e))?;
+            self.open = true;
+        }
+        let mut record = BaseRecord::with_opaque_to(topic, opaque).partition(partition).payload(value);
+        if let Some(key) = key {
+            record = record.key(key);
+        }
+        if let Some(headers) = headers {
+            record = record.headers(headers);
+        }
+        let waited = Instant::now();
+        loop {
+            match producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
+                    if waited.elapsed() < REQUEST =>
+                {
+                    producer.poll(Duration::from_millis(1));
+                    record = back;
+                }
+                Err((error, _)) => return Err(retry(&error)),
+            }
+        }
+    }
+
+    fn send_effect(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        effect: &Effect,
+        more: &[(&str, &str)],
+    ) -> Result<(), BrokerError> {
+        let mut headers = OwnedHeaders::new_with_capacity(20);
+        for (name, value) in effect.frame.headers() {
+            // Names that are not UTF-8 cannot be written by this client; no event of Hookline's has one.
+            if let Ok(key) = std::str::from_utf8(name) {
+                headers = headers.insert(Header { key, value });
+            }
+        }
+        for (key, value) in more {
+            headers = headers.insert(Header { key, value: Some(*value) });
+        }
+        let key = Some(effect.frame.key()).filter(|key| !key.is_empty());
+        self.send(topic, partition, OUTPUT, key, effect.frame.body(), Some(headers))
+    }
+}
+
+impl Journal for KafkaJournal {
+    type Generation = ConsumerGroupMetadata;
+
+    fn renew(&mut self) -> Result<(), BrokerError> {
+        self.open = false;
+        self.producer = None;
+        let c = &self.context;
+        let bytes_max = shared::topics::journal_record_bytes_max();
+        let config =
+            shared::kafka::transactional_producer(&c.config, &c.client_id, &c.transactional_id, bytes_max);
+        let producer: BaseProducer<Deliveries> =
+            config.create_with_context(Deliveries::default()).map_err(|e| retry(&e))?;
+        producer.init_transactions(TRANSACTION).map_err(|e| retry(&e))?;
+        self.producer = Some(producer);
+        Ok(())
+    }
+
+    fn is_open(&self) -> bool {
+        self.open
+    }
+
+    fn committed(&mut self, partition: i32) -> Result<Committed, BrokerError> {
+        let asked = list(&self.context.topic, partition, 0)?;
+        let answer = self.reader.client().committed_offsets(asked, REQUEST).map_err(|e| retry(&e))?;
+        let Some(element) = answer.find_partition(&self.context.topic, partition) else {
+            return Ok(Committed::default());
+        };
+        element.error().map_err(|e| retry(&e))?;
+        let offset = match element.offset() {
+            Offset::Offset(offset) => Some(offset),
+            Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => {
+                None
+            }
+        };
+        let lineage = element.metadata().strip_prefix(LINEAGE).and_then(|n| n.parse().ok()).unwrap_or(0);
+        Ok(Committed { offset, lineage })
+    }
+
+    fn write(&mut self, partition: i32, record: &[u8]) -> Result<(), BrokerError> {
+        let topic = self.context.journal.clone();
+        self.send(&topic, partition, JOURNAL, None, record, None)
+    }
+
+    fn output(&mut self, topic: &str, partition: i32, effect: &Effect) -> Result<(), BrokerError> {
+        self.send_effect(topic, partition, effect, &[("hookline-position", &effect.position.to_string())])
+    }
+
+    fn dead_letter(&mut self, partition: i32, effect: &Effect, reason: &str) -> Result<(), BrokerError> {
+        let topic = self.context.dead_letters.clone();
+        let pipeline = self.context.pipeline.clone();
+        let (position, offset) = (effect.position.to_string(), effect.event_offset.to_string());
+        let more = [
+            ("hookline-dead-letter-reason", reason),
+            ("hookline-pipeline", &*pipeline),
+            ("hookline-position", &*position),
+            ("hookline-log-offset", &*offset),
+        ];
+        self.send_effect(&topic, partition, effect, &more)
+    }
+
+    fn settle(&mut self) -> Result<Vec<(i32, i64)>, BrokerError> {
+        self.producer.as_ref().map_or_else(|| Ok(Vec::new()), settle)
+    }
+
+    fn commit(&mut self, offsets: &[Commit], generation: &ConsumerGroupMetadata) -> Result<(), BrokerError> {
+        let producer = self.producer.as_ref().ok_or_else(|| BrokerError::Retry("no producer".to_owned()))?;
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        for commit in offsets {
+            let mut element = list.add_partition(&self.context.topic, commit.partition);
+            element.set_offset(Offset::Offset(commit.offset)).map_err(|e| retry(&e))?;
+            element.set_metadata(format!("{LINEAGE}{}", commit.lineage));
+        }
+        producer.send_offsets_to_transaction(&list, generation, TRANSACTION).map_err(|e| retry(&e))?;
+        producer.commit_transaction(TRANSACTION).map_err(|e| retry(&e))?;
+        self.open = false;
+        Ok(())
+    }
+
+    fn replay(
+        &mut self,
+        partition: i32,
+        from: i64,
+        until: i64,
+        each: &mut dyn FnMut(i64, &[u8]),
+    ) -> Result<(), BrokerError> {
+        let topic = &self.context.journal;
+        let (low, _) = self.reader.bounds(topic, partition)?;
+        self.reader.read(topic, partition, from.max(low), true, &mut |read| {
+            if read.offset() <= until {
+                each(read.offset(), read.value());
+            }
+            read.offset() < until
+        })
+    }
+
+    fn first(&mut self, partition: i32) -> Result<Option<(i64, Vec<u8>)>, BrokerError> {
+        let topic = &self.context.journal;
+        let (low, high) = self.reader.bounds(topic, partition)?;
+        let mut first = None;
+        if low < high {
+            self.reader.read(topic, partition, low, false, &mut |read| {
+                first = Some((read.offset(), read.value().to_vec()));
+                false
+            })?;
+        }
+        Ok(first)
+    }
+}
+
+/// Stands before the lineage in a committed offset's metadata.
+const LINEAGE: &str = "hookline-lineage=";

@@ -1,0 +1,109 @@
+//! The event log, read by one lane.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseProducer, BaseRecord};
+
+use super::producer::{Deliveries, JOURNAL, settle};
+use super::reader::Reader;
+use super::{KafkaContext, REQUEST, is_passing, list, record_of, retry};
+use crate::broker::{BrokerError, Log};
+use crate::clock::{Clock, SystemClock};
+use crate::control::Control;
+use crate::fold::Record;
+
+/// The event log, read by one lane.
+pub struct KafkaLog {
+    context: KafkaContext,
+    consumer: BaseConsumer,
+    reader: Reader,
+    controls: BaseProducer<Deliveries>,
+    started: BTreeSet<i32>,
+}
+
+impl KafkaLog {
+    /// Clients without partitions.
+    ///
+    /// # Errors
+    /// The configuration is not one that the client takes.
+    pub fn new(context: KafkaContext) -> Result<Self, BrokerError> {
+        let mut config = shared::kafka::consumer(&context.config, &context.client_id, &context.group);
+        config
+            .set("fetch.wait.max.ms", "100")
+            .set("fetch.message.max.bytes", "1048576")
+            .set("queued.min.messages", "50000")
+            .set("queued.max.messages.kbytes", "65536");
+        let mut controls =
+            shared::kafka::log_producer(&context.config, &context.client_id, context.log_record_bytes_max);
+        controls.set("linger.ms", "0").set("message.timeout.ms", "10000");
+        Ok(Self {
+            consumer: config.create().map_err(|e| retry(&e))?,
+            reader: Reader::new(&context)?,
+            controls: controls.create_with_context(Deliveries::default()).map_err(|e| retry(&e))?,
+            context,
+            started: BTreeSet::new(),
+        })
+    }
+}
+
+impl Log for KafkaLog {
+    fn start(&mut self, partition: i32, offset: i64) -> Result<(), BrokerError> {
+        self.stop(partition);
+        let list = list(&self.context.topic, partition, offset)?;
+        self.consumer.incremental_assign(&list).map_err(|e| retry(&e))?;
+        self.started.insert(partition);
+        Ok(())
+    }
+
+    fn stop(&mut self, partition: i32) {
+        if self.started.remove(&partition)
+            && let Ok(list) = list(&self.context.topic, partition, 0)
+            && let Err(error) = self.consumer.incremental_unassign(&list)
+        {
+            tracing::warn!(partition, %error, "partition not unassigned");
+        }
+    }
+
+    fn poll(&mut self, wait: Duration) -> Result<Option<(i32, Record)>, BrokerError> {
+        match self.consumer.poll(wait) {
+            Some(Ok(message)) => Ok(Some((message.partition(), record_of(&message)))),
+            Some(Err(error)) if is_passing(&error) => Ok(None),
+            Some(Err(error)) => Err(retry(&error)),
+            None => Ok(None),
+        }
+    }
+
+    fn bounds(&mut self, partition: i32) -> Result<(i64, i64), BrokerError> {
+        self.consumer.fetch_watermarks(&self.context.topic, partition, REQUEST).map_err(|e| retry(&e))
+    }
+
+    fn scan(
+        &mut self,
+        partition: i32,
+        from: i64,
+        high: i64,
+        each: &mut dyn FnMut(Record) -> bool,
+    ) -> Result<(), BrokerError> {
+        self.reader.read(&self.context.topic, partition, from, false, &mut |read| {
+            read.offset() < high && each(read.record()) && read.offset() + 1 < high
+        })
+    }
+
+    fn append(&mut self, partition: i32, key: &[u8], control: &Control) -> Result<i64, BrokerError> {
+        let unwritable = |e: serde_json::Error| BrokerError::Retry(format!("control record: {e}"));
+        let now = jiff::Timestamp::from_millisecond(SystemClock::default().wall_ms()).unwrap_or_default();
+        let (event, body) = control.to_event(now).map_err(unwritable)?;
+        let record = BaseRecord::with_opaque_to(&self.context.topic, JOURNAL)
+            .partition(partition)
+            .key(key)
+            .payload(&body)
+            .headers(event.to_headers());
+        self.controls.send(record).map_err(|(e, _)| retry(&e))?;
+        let acknowledged = settle(&self.controls)?;
+        let offset = acknowledged.iter().find(|(p, _)| *p == partition).map(|(_, offset)| *offset);
+        offset.ok_or_else(|| BrokerError::Retry("a control record was not acknowledged".to_owned()))
+    }
+}

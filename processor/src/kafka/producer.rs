@@ -1,0 +1,60 @@
+//! What a producer's acknowledgements say.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
+
+use super::retry;
+use crate::broker::BrokerError;
+
+/// What a record's acknowledgement is for.
+pub(super) const OUTPUT: usize = 0;
+pub(super) const JOURNAL: usize = 1;
+
+/// Collects acknowledgements.
+#[derive(Clone, Default)]
+pub(super) struct Deliveries(Arc<Mutex<Delivered>>);
+
+#[derive(Default)]
+struct Delivered {
+    journal: Vec<(i32, i64)>,
+    failed: Option<KafkaError>,
+}
+
+impl Deliveries {
+    fn lock(&self) -> MutexGuard<'_, Delivered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        match result {
+            Ok(message) if opaque == JOURNAL => {
+                self.lock().journal.push((message.partition(), message.offset()));
+            }
+            Ok(_) => {}
+            Err((error, _)) => self.lock().failed = Some(error.clone()),
+        }
+    }
+}
+
+/// Waits until nothing is in flight. `flush` would wait in steps of 100 ms.
+pub(super) fn settle(producer: &BaseProducer<Deliveries>) -> Result<Vec<(i32, i64)>, BrokerError> {
+    while producer.in_flight_count() > 0 {
+        producer.poll(Duration::from_millis(1));
+    }
+    let mut delivered = producer.context().lock();
+    match delivered.failed.take() {
+        Some(error) => Err(retry(&error)),
+        None => Ok(std::mem::take(&mut delivered.journal)),
+    }
+}

@@ -1,0 +1,111 @@
+//! Reads a stretch of one partition from one offset to another.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message};
+
+use super::{KafkaContext, REQUEST, is_passing, list, record_of, retry};
+use crate::broker::BrokerError;
+use crate::fold::Record;
+
+/// How long a reading may stand still: an open transaction of a former owner holds readers up for its time-out.
+const STALL: Duration = Duration::from_secs(30);
+
+/// Reads stretches of partitions, apart from a lane's own reading.
+pub struct Reader(BaseConsumer);
+
+/// A record that was read: decoded only as far as somebody asks.
+pub struct Read<'a>(BorrowedMessage<'a>);
+
+impl Read<'_> {
+    /// Its offset.
+    #[must_use]
+    pub fn offset(&self) -> i64 {
+        self.0.offset()
+    }
+
+    /// When it was written, milliseconds since 1970.
+    #[must_use]
+    pub fn time_ms(&self) -> i64 {
+        self.0.timestamp().to_millis().unwrap_or(0)
+    }
+
+    /// Its value.
+    #[must_use]
+    pub fn value(&self) -> &[u8] {
+        self.0.payload().unwrap_or_default()
+    }
+
+    /// The whole of it, as the fold takes it.
+    #[must_use]
+    pub fn record(&self) -> Record {
+        record_of(&self.0)
+    }
+}
+
+impl Reader {
+    /// A reader without a partition.
+    ///
+    /// # Errors
+    /// The configuration is not one that the client takes.
+    pub fn new(context: &KafkaContext) -> Result<Self, BrokerError> {
+        let mut config = shared::kafka::consumer(&context.config, &context.client_id, &context.group);
+        config.set("enable.partition.eof", "true").set("fetch.wait.max.ms", "50");
+        config.create().map(Self).map_err(|e| retry(&e))
+    }
+
+    /// The client, for requests.
+    pub(super) fn client(&self) -> &BaseConsumer {
+        &self.0
+    }
+
+    /// The first offset of a partition and the one after the last that is visible.
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    pub fn bounds(&self, topic: &str, partition: i32) -> Result<(i64, i64), BrokerError> {
+        self.0.fetch_watermarks(topic, partition, REQUEST).map_err(|e| retry(&e))
+    }
+
+    /// Calls `each` for the records from `from` on, until it returns false. At the end of what is visible it
+    /// goes on waiting if `wait_at_end`, else it returns.
+    ///
+    /// # Errors
+    /// The partition cannot be read, or stands still.
+    pub fn read(
+        &self,
+        topic: &str,
+        partition: i32,
+        from: i64,
+        wait_at_end: bool,
+        each: &mut dyn FnMut(Read<'_>) -> bool,
+    ) -> Result<(), BrokerError> {
+        self.0.assign(&list(topic, partition, from)?).map_err(|e| retry(&e))?;
+        let mut moved = Instant::now();
+        let done = loop {
+            match self.0.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) if message.partition() == partition && message.offset() >= from => {
+                    if !each(Read(message)) {
+                        break Ok(());
+                    }
+                    moved = Instant::now();
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) if !wait_at_end => break Ok(()),
+                Some(Err(error)) if !matches!(error, KafkaError::PartitionEOF(_)) && !is_passing(&error) => {
+                    break Err(retry(&error));
+                }
+                Some(Ok(_) | Err(_)) | None => {}
+            }
+            if moved.elapsed() > STALL {
+                let stall = STALL.as_secs();
+                break Err(BrokerError::Retry(format!(
+                    "{topic} partition {partition}: nothing read for {stall} s"
+                )));
+            }
+        };
+        let unassigned = self.0.unassign().map_err(|e| retry(&e));
+        done.and(unassigned)
+    }
+}
