@@ -1,0 +1,260 @@
+//! A real Kafka: one broker that is its own controller, on free ports, its data in a scratch directory.
+
+use std::fs;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use tempfile::TempDir;
+
+use crate::child::{self, Child};
+use crate::{ports, setup, wait};
+
+/// From the start of the process to a broker that answers. It takes 6 s on an idle machine.
+const START_TIME_LIMIT: Duration = Duration::from_secs(90);
+const STOP_TIME_LIMIT: Duration = Duration::from_secs(60);
+const CLUSTER_ID: &str = "hooklineTestsCluster00";
+
+/// One broker. Dropped, it is killed and its data removed.
+#[derive(Debug)]
+pub struct Kafka {
+    process: Option<Child>,
+    scratch: TempDir,
+    port: u16,
+}
+
+impl Kafka {
+    /// Starts a broker and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// As [`Kafka::start`], with broker settings that replace or add to the usual ones.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn start_with(settings: &[(&str, &str)]) -> Self {
+        let scratch = setup::scratch("kafka");
+        let port = ports::free();
+        fs::write(scratch.path().join("server.properties"), properties(scratch.path(), port, settings))
+            .expect("server.properties");
+        format_storage(scratch.path());
+        let mut kafka = Self { process: None, scratch, port };
+        kafka.restart();
+        kafka
+    }
+
+    /// The broker that all tests of one binary share, started when first asked for. Tests that stop their
+    /// broker start their own.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Kafka> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// What clients call `bootstrap.servers`.
+    #[must_use]
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Starts the stopped broker again on its data and port, and waits until it answers.
+    ///
+    /// # Panics
+    /// When it runs already, or does not come up.
+    pub fn restart(&mut self) {
+        assert!(self.process.is_none(), "Kafka runs already");
+        let mut command = java("kafka.Kafka");
+        command.arg(self.scratch.path().join("server.properties"));
+        let log = self.scratch.path().join("kafka.log");
+        let process = self.process.insert(Child::spawn("Kafka", command, &log));
+        let answers = wait::within(START_TIME_LIMIT, || {
+            let ended = process.ended();
+            assert!(ended.is_none(), "Kafka ended while it started: {ended:?}");
+            is_ready(self.port).then_some(())
+        });
+        assert!(answers.is_some(), "Kafka does not answer after {} s", START_TIME_LIMIT.as_secs());
+    }
+
+    /// An orderly stop.
+    ///
+    /// # Panics
+    /// When it does not run or does not end.
+    pub fn stop(&mut self) {
+        self.process.take().expect("Kafka runs").terminate(STOP_TIME_LIMIT);
+    }
+
+    /// `kill -9`.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill(&mut self) {
+        self.process.take().expect("Kafka runs").kill();
+    }
+
+    /// Stops its execution: connections stay open, nothing is answered.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pause(&mut self) {
+        self.process.as_mut().expect("Kafka runs").pause();
+    }
+
+    /// Ends a pause.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn resume(&mut self) {
+        self.process.as_mut().expect("Kafka runs").resume();
+    }
+
+    /// The broker's log.
+    #[must_use]
+    pub fn log_text(&self) -> String {
+        fs::read_to_string(self.scratch.path().join("kafka.log")).unwrap_or_default()
+    }
+
+    /// Creates a topic with `partitions` partitions and topic settings.
+    ///
+    /// # Panics
+    /// When the broker refuses.
+    pub fn create_topic(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
+        let admin: AdminClient<DefaultClientContext> =
+            client_config(&self.bootstrap()).create().expect("an admin client");
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        for (key, value) in settings {
+            topic = topic.set(key, value);
+        }
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+        let results = block_on(admin.create_topics(&[topic], &options)).expect("an answer from Kafka");
+        for result in results {
+            result.unwrap_or_else(|(name, code)| panic!("topic {name} is not created: {code}"));
+        }
+    }
+}
+
+/// A client configuration for tests, with the broker's address.
+#[must_use]
+pub fn client_config(bootstrap: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap);
+    config.set("client.id", "hookline-tests");
+    config
+}
+
+fn properties(scratch: &Path, port: u16, settings: &[(&str, &str)]) -> String {
+    let controller = ports::free();
+    let data = scratch.join("data").display().to_string();
+    let listeners = format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}");
+    let advertised = format!("PLAINTEXT://127.0.0.1:{port}");
+    let voters = format!("1@127.0.0.1:{controller}");
+    let usual = [
+        ("process.roles", "broker,controller"),
+        ("node.id", "1"),
+        ("controller.quorum.voters", &voters),
+        ("controller.listener.names", "CONTROLLER"),
+        ("listeners", &listeners),
+        ("advertised.listeners", &advertised),
+        ("log.dirs", &data),
+        // As in production, where a missing topic is an error.
+        ("auto.create.topics.enable", "false"),
+        ("num.partitions", "1"),
+        // There is one broker.
+        ("offsets.topic.replication.factor", "1"),
+        ("transaction.state.log.replication.factor", "1"),
+        ("transaction.state.log.min.isr", "1"),
+        ("share.coordinator.state.topic.replication.factor", "1"),
+        ("share.coordinator.state.topic.min.isr", "1"),
+        // Quick: few internal partitions, no wait for more members, time-outs of transactions seen at once,
+        // a killed broker soon taken back.
+        ("offsets.topic.num.partitions", "4"),
+        ("transaction.state.log.num.partitions", "4"),
+        ("group.initial.rebalance.delay.ms", "0"),
+        ("transaction.abort.timed.out.transaction.cleanup.interval.ms", "1000"),
+        ("broker.heartbeat.interval.ms", "500"),
+        ("broker.session.timeout.ms", "3000"),
+        // Members of tests may time out sooner than the broker's usual 6 s.
+        ("group.min.session.timeout.ms", "1000"),
+    ];
+    let mut lines: Vec<String> = usual
+        .iter()
+        .filter(|(key, _)| !settings.iter().any(|(k, _)| k == key))
+        .chain(settings)
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn format_storage(scratch: &Path) {
+    let output = java("kafka.tools.StorageTool")
+        .args(["format", "--cluster-id", CLUSTER_ID, "--config"])
+        .arg(scratch.join("server.properties"))
+        .output()
+        .expect("java (tests/run installs it)");
+    assert!(
+        output.status.success(),
+        "Kafka's storage cannot be formatted: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn java(class: &str) -> std::process::Command {
+    let mut command = child::command("java");
+    command
+        .args(["-Xmx512m", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"])
+        .arg(setup::kafka_lib().join("*"))
+        .arg(format!(
+            "-Dlog4j2.configurationFile={}",
+            setup::package_file("kafka/log4j2.properties").display()
+        ))
+        .arg(class);
+    command
+}
+
+/// The broker answers, and every partition that it knows of has its leader.
+fn is_ready(port: u16) -> bool {
+    let Ok(client) = client_config(&format!("127.0.0.1:{port}")).create::<BaseConsumer>() else {
+        return false;
+    };
+    client.fetch_metadata(None, Duration::from_secs(1)).is_ok_and(|metadata| {
+        !metadata.brokers().is_empty()
+            && metadata
+                .topics()
+                .iter()
+                .flat_map(rdkafka::metadata::MetadataTopic::partitions)
+                .all(|partition| partition.leader() >= 0)
+    })
+}
+
+/// Runs one of rdkafka's futures, which need no runtime: its own thread wakes them.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::task::{Context, Poll, Wake, Waker};
+    use std::thread::{self, Thread};
+
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What topics there are, and how they are set.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+
+use crate::kafka::{block_on, client_config};
+
+const CALL_TIME_LIMIT: Duration = Duration::from_secs(30);
+
+/// The names of all topics.
+///
+/// # Panics
+/// When the broker does not answer.
+#[must_use]
+pub fn names(bootstrap: &str) -> BTreeSet<String> {
+    let metadata = admin(bootstrap).inner().fetch_metadata(None, CALL_TIME_LIMIT).expect("metadata");
+    metadata.topics().iter().map(|topic| topic.name().to_owned()).collect()
+}
+
+/// The settings of a topic.
+///
+/// # Panics
+/// When the topic does not exist or the broker does not answer.
+#[must_use]
+pub fn settings(bootstrap: &str, topic: &str) -> BTreeMap<String, String> {
+    let options = AdminOptions::new().request_timeout(Some(CALL_TIME_LIMIT));
+    let client = admin(bootstrap);
+    let described = block_on(client.describe_configs([&ResourceSpecifier::Topic(topic)], &options));
+    let resource = described.expect("an answer from Kafka").remove(0);
+    let resource = resource.unwrap_or_else(|code| panic!("topic {topic} cannot be described: {code}"));
+    resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect()
+}
+
+fn admin(bootstrap: &str) -> AdminClient<DefaultClientContext> {
+    client_config(bootstrap).create().expect("an admin client")
+}

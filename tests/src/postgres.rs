@@ -1,0 +1,195 @@
+//! A private PostgreSQL: its own cluster on a free port, its data in a scratch directory.
+//!
+//! PostgreSQL refuses to run as root; there it runs as `postgres`, the user that Debian's package makes.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use postgres::{Client, NoTls, SimpleQueryMessage};
+use rustix::process::{Signal, geteuid};
+use tempfile::TempDir;
+
+use crate::child::{self, Child};
+use crate::{ports, setup, wait};
+
+const START_TIME_LIMIT: Duration = Duration::from_secs(60);
+const STOP_TIME_LIMIT: Duration = Duration::from_secs(60);
+/// The superuser of the cluster; local connections need no password.
+const USER: &str = "hookline";
+/// The operating system's user when the tests run as root.
+const ROOT_RUNS_AS: &str = "postgres";
+
+/// A running or stopped PostgreSQL. Dropped, it is killed and its data removed.
+#[derive(Debug)]
+pub struct Postgres {
+    process: Option<Child>,
+    scratch: TempDir,
+    port: u16,
+}
+
+impl Postgres {
+    /// Makes a cluster, starts it, and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn start() -> Self {
+        let scratch = setup::scratch("pg");
+        let data = scratch.path().join("data");
+        fs::create_dir(&data).expect("a data directory");
+        if geteuid().is_root() {
+            let status = Command::new("chown").arg(ROOT_RUNS_AS).args([scratch.path(), &data]).status();
+            assert!(
+                status.is_ok_and(|s| s.success()),
+                "there is no user {ROOT_RUNS_AS}: Debian's package postgresql makes it (run tests/run e2e)"
+            );
+        }
+        let port = ports::free();
+        init_cluster(&data);
+        configure(&data, scratch.path(), port);
+        let mut postgres = Self { process: None, scratch, port };
+        postgres.restart();
+        postgres
+    }
+
+    /// The server that all tests of one binary share, started when first asked for; each takes its own
+    /// database. Tests that stop their server start their own.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Postgres> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// The connection URL of the database `postgres`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.url_of("postgres")
+    }
+
+    /// The connection URL of a database.
+    #[must_use]
+    pub fn url_of(&self, database: &str) -> String {
+        format!("postgres://{USER}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Creates an empty database and returns its connection URL.
+    ///
+    /// # Panics
+    /// When the server does not.
+    #[must_use]
+    pub fn create_database(&self) -> String {
+        static COUNT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        query(&self.url(), &format!("CREATE DATABASE {name}"));
+        self.url_of(&name)
+    }
+
+    /// Starts the stopped server again on its data and port, and waits until it answers.
+    ///
+    /// # Panics
+    /// When it runs already, or does not come up.
+    pub fn restart(&mut self) {
+        assert!(self.process.is_none(), "PostgreSQL runs already");
+        let log = self.scratch.path().join("postgres.log");
+        wait::until("a PostgreSQL that answers", START_TIME_LIMIT, || {
+            let process = self.process.get_or_insert_with(|| {
+                let mut command = as_unprivileged("postgres");
+                command.arg("-D").arg(self.scratch.path().join("data"));
+                Child::spawn("PostgreSQL", command, &log)
+            });
+            // A server started soon after a kill refuses until the killed one's last backend has gone.
+            if process.ended().is_some() {
+                self.process = None;
+                return None;
+            }
+            Client::connect(&format!("{}?connect_timeout=1", self.url()), NoTls).ok()
+        });
+    }
+
+    /// An orderly, quick stop: sessions are ended, open transactions rolled back.
+    ///
+    /// # Panics
+    /// When it does not run or does not end.
+    pub fn stop(&mut self) {
+        let mut process = self.process.take().expect("PostgreSQL runs");
+        process.signal(Signal::INT);
+        process.wait(STOP_TIME_LIMIT);
+    }
+
+    /// `kill -9`: what was committed must be there after a restart.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill(&mut self) {
+        self.process.take().expect("PostgreSQL runs").kill();
+    }
+
+    /// The server's log.
+    #[must_use]
+    pub fn log_text(&self) -> String {
+        fs::read_to_string(self.scratch.path().join("postgres.log")).unwrap_or_default()
+    }
+}
+
+/// A connection of its own to the database behind `url`.
+///
+/// # Panics
+/// When the server refuses it.
+#[must_use]
+pub fn connect(url: &str) -> Client {
+    Client::connect(url, NoTls).unwrap_or_else(|error| panic!("no connection to {url}: {error}"))
+}
+
+/// Runs SQL on a connection of its own and returns the rows, every value in PostgreSQL's text form.
+///
+/// # Panics
+/// When the server refuses it.
+pub fn query(url: &str, sql: &str) -> Vec<Vec<Option<String>>> {
+    let messages = connect(url).simple_query(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let mut rows = Vec::new();
+    for message in &messages {
+        if let SimpleQueryMessage::Row(row) = message {
+            rows.push((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect());
+        }
+    }
+    rows
+}
+
+fn init_cluster(data: &Path) {
+    let output = as_unprivileged("initdb")
+        .args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--username", USER])
+        .arg("-D")
+        .arg(data)
+        .output()
+        .expect("initdb");
+    assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn configure(data: &Path, socket_dir: &Path, port: u16) {
+    let settings = format!(
+        "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{}'\n\
+         max_connections = 100\nshared_buffers = 32MB\n",
+        socket_dir.display()
+    );
+    // `initdb` made the file as another user; writing to it as root keeps its owner.
+    fs::write(data.join("postgresql.auto.conf"), settings).expect("PostgreSQL's settings");
+}
+
+/// A command for one of PostgreSQL's programs, killed when the tests end.
+fn as_unprivileged(program: &str) -> Command {
+    let program = setup::postgres_bin().join(program);
+    if !geteuid().is_root() {
+        return child::command(program);
+    }
+    // The signal at the parent's death is forgotten when the user changes, so it is asked for after that.
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid", ROOT_RUNS_AS, "--regid", ROOT_RUNS_AS, "--init-groups", "--reset-env", "--"])
+        .args(["setpriv", "--pdeathsig", "KILL", "--"])
+        .arg(program)
+        .current_dir("/");
+    command
+}

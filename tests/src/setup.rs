@@ -1,0 +1,75 @@
+//! Where the tests find the programs and servers that `tests/run` has prepared, and where they may write.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+/// The directory of the built programs `ingest` and `processor`.
+#[must_use]
+pub fn bin_dir() -> PathBuf {
+    required("HOOKLINE_BIN_DIR")
+}
+
+/// The directory of the Kafka broker's jars.
+#[must_use]
+pub fn kafka_lib() -> PathBuf {
+    required("HOOKLINE_KAFKA_LIB")
+}
+
+/// The directory of PostgreSQL's `initdb` and `postgres`.
+#[must_use]
+pub fn postgres_bin() -> PathBuf {
+    required("HOOKLINE_POSTGRES_BIN")
+}
+
+/// A program of the virtual environment: `python`, `node`.
+#[must_use]
+pub fn tool(name: &str) -> PathBuf {
+    test_tools().join("venv/bin").join(name)
+}
+
+/// The directory of the npm packages (`node_modules` stands in it).
+#[must_use]
+pub fn node_dir() -> PathBuf {
+    test_tools().join("node")
+}
+
+/// A file of this package, such as `lib/sign-octokit.mjs`.
+#[must_use]
+pub fn package_file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A new directory, removed with the value; `tests/run` removes what a killed test leaves.
+///
+/// Other users may enter it: as root, PostgreSQL runs as another user.
+#[must_use]
+pub fn scratch(name: &str) -> TempDir {
+    let base = required("HOOKLINE_TEST_TMP");
+    tempfile::Builder::new()
+        .prefix(&format!("{name}-"))
+        .permissions(Permissions::from_mode(0o755))
+        .tempdir_in(&base)
+        .unwrap_or_else(|error| panic!("no scratch directory in {}: {error}", base.display()))
+}
+
+fn test_tools() -> PathBuf {
+    required("HOOKLINE_TEST_TOOLS")
+}
+
+fn required(name: &str) -> PathBuf {
+    let value: Option<OsString> = env::var_os(name);
+    value.map_or_else(
+        || {
+            panic!(
+                "{name} is not set: these tests need servers and built programs; run tests/run e2e \
+                 (for one test: tests/run e2e -- NAME)"
+            )
+        },
+        PathBuf::from,
+    )
+}

@@ -1,0 +1,171 @@
+//! Whatever another producer writes into the event log, each record gets its verdict, the books agree, and
+//! what comes after it is applied.
+
+use std::time::Duration;
+
+use hookline_tests::http::Client;
+use hookline_tests::kafka::{Kafka, client_config};
+use hookline_tests::kafka_write::{NewRecord, produce};
+use hookline_tests::postgres::Postgres;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use sandbox::sources::CONNECTIONS;
+
+use crate::common::{Sink, Site, order, processor, row_count, rows, stderr, stdout, wait_decided};
+
+type Headers<'a> = &'a [(&'a str, &'a [u8])];
+
+/// A well-formed event's headers, with an id of its own.
+macro_rules! event {
+    ($id:expr $(, $name:expr => $value:expr)*) => {
+        &[
+            ("ce_specversion", b"1.0"),
+            ("ce_id", $id),
+            ("ce_source", b"makini/acme"),
+            ("ce_type", b"purchase_order.updated"),
+            ("ce_time", b"2026-01-01T00:00:00Z"),
+            ("hookline-received-at", b"1"),
+            $(($name, $value),)*
+        ] as Headers<'_>
+    };
+}
+
+/// A control record's headers.
+macro_rules! control {
+    ($kind:expr) => {
+        &[
+            ("ce_specversion", b"1.0"),
+            ("ce_id", b"forged"),
+            ("ce_source", b"hookline"),
+            ("ce_type", $kind),
+            ("ce_time", b"2026-01-01T00:00:00Z"),
+        ] as Headers<'_>
+    };
+}
+
+#[test]
+fn records_of_another_producer_are_dead_lettered_or_counted_and_never_a_stall() {
+    let site = Site::new("foreign", Kafka::shared(), 1);
+    let url = Postgres::shared().create_database();
+    let sink = Sink::Postgres(url.clone());
+    let _ingest = site.ingest().started();
+    let noise: Vec<u8> = (0..2_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
+    let noise = noise.as_slice();
+    // Headers, value, and the reason that its dead letter must give; none where it is not an event at all.
+    let cases: Vec<(Headers<'_>, Option<&[u8]>, Option<&str>)> = vec![
+        (&[], Some(noise), Some("header ce_specversion is missing")),
+        (&[], None, Some("header ce_specversion is missing")),
+        (&[], Some(b""), Some("header ce_specversion is missing")),
+        (&[("trace", noise), ("", b""), ("ce_id", noise)], Some(noise), Some("header ce_id is malformed")),
+        (&[("ce_specversion", b"0.3"), ("ce_id", b"1")], Some(b"{}"), Some("ce_specversion is not 1.0")),
+        (&[("ce_specversion", b"1.0")], Some(b"{}"), Some("header ce_id is missing")),
+        (event!(b""), Some(b"{}"), Some("header ce_id is missing")),
+        (event!(b"f1", "ce_source" => b"a/b/c"), Some(b"{}"), Some("header ce_source is malformed")),
+        (
+            event!(b"f2", "hookline-received-at" => b"soon"),
+            Some(b"{}"),
+            Some("hookline-received-at is malformed"),
+        ),
+        (event!(b"f3"), None, Some("no entity")),
+        (event!(b"f4", "ce_subject" => b"e4"), Some(b"{}"), Some("no sequence or version")),
+        (
+            event!(b"f5", "ce_subject" => b"e5", "ce_sequence" => b"-7"),
+            None,
+            Some("sequence is not an integer"),
+        ),
+        // Good to the fold, but no text for PostgreSQL: the sink refuses it.
+        (event!(b"f6", "ce_subject" => b"e6\0", "ce_sequence" => b"1"), Some(b"{}"), Some("U+0000")),
+        // Forged control records: bad JSON, an unknown type, no body, another pipeline's, a gap that is none.
+        (control!(b"hookline.control.gap-expired"), Some(b"{not json"), None),
+        (control!(b"hookline.control.gap-expired"), None, None),
+        (control!(b"hookline.control.config"), Some(noise), None),
+        (control!(b"hookline.control.self-destruct"), Some(b"{}"), None),
+        (
+            control!(b"hookline.control.gap-expired"),
+            Some(br#"{"pipeline":"foreign","next":1,"opened_at":0,"stage":0,"by":"x","why":"y"}"#),
+            None,
+        ),
+        (
+            control!(b"hookline.control.gap-expired"),
+            Some(br#"{"pipeline":"another","next":1,"opened_at":0,"stage":0,"by":"x","why":"y"}"#),
+            None,
+        ),
+    ];
+    let records: Vec<NewRecord<'_>> = cases
+        .iter()
+        .enumerate()
+        .map(|(n, (headers, value, _))| NewRecord {
+            partition: Some(0),
+            key: [None, Some(noise), Some(b"" as &[u8])][n % 3],
+            headers,
+            value: *value,
+        })
+        .collect();
+    let letters: Vec<&str> = cases.iter().filter_map(|(_, _, reason)| *reason).collect();
+
+    // Before the processor's first start, with an aborted transaction among them, and while it runs.
+    produce(site.bootstrap(), &site.topic(), &records);
+    abort_a_transaction(&site);
+    let client = Client::new();
+    let mut instance = site.instance("only", &sink);
+    for round in 1..=2_usize {
+        if round == 2 {
+            produce(site.bootstrap(), &site.topic(), &records);
+            abort_a_transaction(&site);
+        }
+        let body = order(&format!("evt_{round}"), "foreign", &round.to_string());
+        assert_eq!(site.post_order(&client, CONNECTIONS[0], &body).status, 200);
+        if round == 1 {
+            instance.program.spawn();
+            instance.program.wait_ready();
+        }
+        // Events with ids are duplicates the second time; what is no event has none.
+        let events = round * letters.len() + round;
+        let counted = wait_decided(&[&instance.program], events);
+        let no_events = letters.iter().filter(|reason| is_no_event(reason)).count();
+        let dead_lettered = letters.len() + (round - 1) * no_events;
+        assert_eq!(counted.dead_lettered, dead_lettered, "{counted:?}");
+        assert_eq!(counted.duplicates, (round - 1) * (letters.len() - no_events), "{counted:?}");
+        assert_eq!((counted.applied, counted.sum()), (round, events), "{counted:?}");
+        assert_eq!(row_count(&url), round);
+    }
+    let mut ids: Vec<String> = rows(&url).into_iter().map(|row| row.event_id).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["evt_1", "evt_2"]);
+
+    let said: Vec<String> =
+        site.dead_letters().iter().filter_map(|r| r.header("hookline-dead-letter-reason")).collect();
+    for reason in &letters {
+        let times = said.iter().filter(|said| said.contains(reason)).count();
+        let alike = letters.iter().filter(|other| *other == reason).count();
+        let expected = if is_no_event(reason) { 2 * alike } else { alike };
+        assert_eq!(times, expected, "`{reason}` in {said:#?}");
+    }
+    let verified = processor(&site, "verify", &instance, &sink, &[]);
+    assert_eq!(verified.status.code(), Some(0), "{}{}", stdout(&verified), stderr(&verified));
+    // Not one restart of a lane, but for the sink's refusal.
+    let recoveries = instance.program.metrics();
+    let stuck = recoveries.sum("hookline_processor_recoveries_total", &[("reason", "stuck")]);
+    assert_eq!(stuck.unwrap_or(0.0), 0.0);
+}
+
+/// Such a record has no id by which its repeat would be known.
+fn is_no_event(reason: &str) -> bool {
+    reason.contains("header") || reason.contains("ce_specversion") || reason.contains("malformed")
+}
+
+/// Leaves a hole in the log: records that no reader sees, and a transaction's end.
+fn abort_a_transaction(site: &Site) {
+    let producer: BaseProducer = client_config(site.bootstrap())
+        .set("transactional.id", "another-program")
+        .create()
+        .expect("a producer");
+    let limit = Duration::from_secs(30);
+    producer.init_transactions(limit).unwrap();
+    producer.begin_transaction().unwrap();
+    let topic = site.topic();
+    for _ in 0..3 {
+        producer.send(BaseRecord::<(), [u8]>::to(&topic).partition(0).payload(b"aborted")).unwrap();
+    }
+    producer.flush(limit).unwrap();
+    producer.abort_transaction(limit).unwrap();
+}

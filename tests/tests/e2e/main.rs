@@ -1,0 +1,20 @@
+//! The suite `e2e` of `tests/run`: the built programs on a real Kafka and PostgreSQL.
+//!
+//! One binary, so that its tests share servers (`Kafka::shared`, `Postgres::shared`) and link once.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail by panics")]
+
+mod bad_body;
+mod bad_config;
+mod common;
+mod foreign_records;
+mod harness;
+mod ingest;
+mod load;
+mod outages;
+mod pipeline;
+mod readers;
+mod senders;
+mod sink_tables;
+mod topics;
+mod wire;
