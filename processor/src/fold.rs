@@ -12,7 +12,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use config::{FOLD_VERSION, FoldConfig, Order};
+pub use config::{FOLD_VERSION, FoldConfig, Order, RuleFold, SourceFold};
 pub use decide::{FoldError, decide};
 pub use entity::{Entity, Gap, Held, Version};
 pub use ids::{BucketKey, EventId, IdBlock};

@@ -5,12 +5,14 @@
 //! length `u16`, name, value length `u32` (`u32::MAX`: none), value; then `0` for no body or `1` and the body.
 
 use bytes::Bytes;
-use rdkafka::message::{Headers, Message};
 use shared::event::{EventView, NotAnEvent};
 
 use crate::position::Digest;
 
 const NONE: u32 = u32::MAX;
+
+/// Key and body, each where there is one.
+type Parts<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
 
 /// A record's key, headers and body. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -47,14 +49,6 @@ impl Frame {
         out.push(u8::from(body.is_some()));
         out.extend(body.unwrap_or_default());
         Self(Bytes::from(out))
-    }
-
-    /// Packs a Kafka message.
-    #[must_use]
-    pub fn of_message<M: Message>(message: &M) -> Self {
-        let headers =
-            message.headers().into_iter().flat_map(|headers| headers.iter().map(|h| (h.key, h.value)));
-        Self::pack(message.key(), headers, message.payload())
     }
 
     /// A frame from its stored bytes.
@@ -120,7 +114,7 @@ impl Frame {
     }
 
     /// Key and body, if the whole frame is well-formed.
-    fn parts(&self) -> Option<(Option<&[u8]>, Option<&[u8]>)> {
+    fn parts(&self) -> Option<Parts<'_>> {
         let mut reader = Reader(&self.0);
         let key = reader.long()?;
         for _ in 0..reader.short()? {

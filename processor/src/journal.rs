@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::defect::{Defect, planted};
 use crate::fold::{Delta, State};
 use crate::position::{Digest, Epoch, Fence, Position};
 
@@ -156,8 +157,9 @@ impl Replay {
     /// new state corresponds to [`Mark::START`], before the journal's first record.
     #[must_use]
     pub fn new(state: State, from: Mark) -> Self {
-        let met = from == Mark::START;
-        Self { state, mark: Mark::START, fence: None, owner: from.epoch, from, met }
+        let met = from == Mark::START || planted(Defect::MarkUnchecked);
+        let mark = if met { from } else { Mark::START };
+        Self { state, mark, fence: None, owner: from.epoch, from, met }
     }
 
     /// Takes the next record. A record counts only under the epoch of the newest claim before it.
@@ -165,6 +167,19 @@ impl Replay {
     /// # Errors
     /// The journal cannot be followed.
     pub fn take(&mut self, offset: i64, value: &[u8]) -> Result<(), JournalError> {
+        self.take_noting(offset, value, &mut |_, _| {})
+    }
+
+    /// As [`Replay::take`]; `note` is told each delta that brings the state further.
+    ///
+    /// # Errors
+    /// The journal cannot be followed.
+    pub fn take_noting(
+        &mut self,
+        offset: i64,
+        value: &[u8],
+        note: &mut dyn FnMut(&Delta, Mark),
+    ) -> Result<(), JournalError> {
         let Some(record) = JournalRecord::decode(offset, value)? else {
             tracing::warn!(offset, "passed over a record of the journal that is not Hookline's");
             return Ok(());
@@ -174,7 +189,7 @@ impl Replay {
             self.owner = self.owner.max(epoch);
             return Ok(());
         }
-        if record.epoch != self.owner {
+        if record.epoch != self.owner && !planted(Defect::OldEpochObeyed) {
             return Ok(());
         }
         let mark = Mark { epoch: record.epoch, offset, digest: Digest::of(value) };
@@ -186,13 +201,16 @@ impl Replay {
             }
             return Ok(());
         }
-        if record.previous != self.mark.digest {
+        if record.previous != self.mark.digest && !planted(Defect::ChainUnchecked) {
             return Err(JournalError::Chain { offset });
         }
         self.mark = mark;
         self.fence = record.entry.fence().or(self.fence);
         match record.entry {
-            Entry::Checkpoint { delta, .. } => self.state.apply(*delta),
+            Entry::Checkpoint { delta, .. } => {
+                note(&delta, mark);
+                self.state.apply(*delta);
+            }
             Entry::Refusal { position, reason } => self.state.refuse(position, reason),
             Entry::Claim => {}
         }

@@ -12,7 +12,7 @@ mod reader;
 use std::time::Duration;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
+use rdkafka::message::{Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use shared::config::KafkaConfig;
 
@@ -63,8 +63,13 @@ fn record_of<M: Message>(message: &M) -> Record {
     Record {
         offset: message.offset(),
         time_ms: message.timestamp().to_millis().unwrap_or(0),
-        frame: Frame::of_message(message),
+        frame: frame_of(message),
     }
+}
+
+fn frame_of<M: Message>(message: &M) -> Frame {
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter().map(|h| (h.key, h.value)));
+    Frame::pack(message.key(), headers, message.payload())
 }
 
 /// Errors that librdkafka reports while it reconnects by itself.

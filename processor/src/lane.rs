@@ -19,6 +19,7 @@ use shared::admin::Health;
 pub(crate) use self::claim::first_config;
 use crate::broker::{BrokerError, Journal, Log};
 use crate::clock::Clock;
+use crate::defect::{Defect, planted};
 use crate::fold::{Effect, FoldConfig, FoldError, Record, State, decide};
 use crate::journal::{JournalError, Mark};
 use crate::position::{Epoch, Fence, Position};
@@ -67,6 +68,8 @@ pub struct LaneConfig {
     pub checkpoint_records_max: usize,
     /// The output topic of a Kafka sink.
     pub output_topic: Option<String>,
+    /// What spans are called.
+    pub names: crate::traces::Names,
 }
 
 /// What stops a lane's work for a moment or for good; each kind has one way to go on.
@@ -159,6 +162,7 @@ pub struct Lane<L, J: Journal, S: Stores, C> {
     batch_records: usize,
     gaps_looked_at: Duration,
     stores_ticked: Duration,
+    traces: crate::traces::Traces,
     /// What was last reported, so that a trouble is said once.
     last_trouble: Option<String>,
 }
@@ -181,6 +185,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         health: Health,
     ) -> Self {
         Self {
+            traces: crate::traces::Traces::new(config.names.clone()),
             config,
             log,
             journal,
@@ -310,7 +315,8 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         else {
             return Ok(false);
         };
-        let expected = state.head().next_offset;
+        let any = planted(Defect::AnyOffsetFolded);
+        let expected = if any { record.offset } else { state.head().next_offset };
         if record.offset < expected {
             return Ok(false);
         }
@@ -328,13 +334,17 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             return Ok(false);
         }
         let before = running.effects.len();
-        decide(state, record, &self.config.pipeline, &mut running.effects)
+        let verdict = decide(state, record, &self.config.pipeline, &mut running.effects)
             .map_err(|e| Trouble::Stuck(partition, e.into()))?;
+        let effects = running.effects.get(before..).unwrap_or_default();
+        if shared::spans::is_on() {
+            self.traces.decided(partition, record, verdict, effects, self.clock.wall_ms());
+        }
         self.batch_records += 1;
         if self.batch_since.is_none() {
             self.batch_since = Some(self.clock.now());
         }
-        running.effect_bytes += running.effects.iter().skip(before).map(|e| e.frame.len()).sum::<usize>();
+        running.effect_bytes += effects.iter().map(|e| e.frame.len()).sum::<usize>();
         Ok(running.effect_bytes >= BATCH_BYTES_MAX || state.delta_bytes() >= DELTA_BYTES_MAX)
     }
 
@@ -375,6 +385,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             Trouble::Broker(_) | Trouble::Ticket | Trouble::Refolded => {}
         }
         self.stale_producer = true;
+        self.traces.forget();
         self.batch_since = None;
         self.batch_records = 0;
         for (partition, part) in &mut self.parts {

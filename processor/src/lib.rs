@@ -6,6 +6,7 @@
 pub mod broker;
 pub mod clock;
 pub mod control;
+pub mod defect;
 pub mod fold;
 pub mod frame;
 pub mod inspect;
@@ -21,4 +22,5 @@ pub mod sink;
 pub mod status;
 pub mod store;
 pub mod tickets;
+pub mod traces;
 pub mod verify;

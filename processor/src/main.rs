@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use processor::verify::Verifier;
@@ -72,6 +73,8 @@ struct Which {
     pipeline: String,
 }
 
+/// How often it is looked whether all parts still run.
+const FAILURE_LOOK: Duration = Duration::from_millis(500);
 /// The exit code for a configuration or set-up that somebody has to change.
 const MISCONFIGURED: u8 = 2;
 
@@ -180,9 +183,10 @@ fn verify(
 fn run(config: &Config, name: &str) -> anyhow::Result<ExitCode> {
     telemetry::init_logs(config.telemetry.log_format);
     let metrics = telemetry::init_metrics();
+    let exporter = shared::spans::init("hookline-processor");
     let pipeline = config.pipelines.get(name).cloned();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let stop = Arc::new(AtomicBool::new(false));
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -196,15 +200,26 @@ fn run(config: &Config, name: &str) -> anyhow::Result<ExitCode> {
             running = processor::run::start(config, name, &pipeline, metrics, stop.clone()) => running?,
             () = &mut signalled => return Ok(ExitCode::SUCCESS),
         };
-        signalled.await;
-        stop_or_not(tokio::task::spawn_blocking(move || running.stop()).await?, &stop)
-    })
+        let failed = tokio::select! {
+            () = signalled => false,
+            () = failure(&running) => true,
+        };
+        let drained = tokio::task::spawn_blocking(move || running.stop()).await?;
+        stop.store(true, Ordering::Release);
+        if !drained {
+            tracing::warn!("not drained in time; the next start goes on from the last checkpoint");
+        }
+        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    });
+    if let Some(exporter) = exporter {
+        exporter.shutdown();
+    }
+    ended
 }
 
-fn stop_or_not(drained: bool, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
-    stop.store(true, Ordering::Release);
-    if !drained {
-        tracing::warn!("not drained in time; the next start goes on from the last checkpoint");
+/// Ends when a part of the pipeline has ended by itself. Its own log line says why.
+async fn failure(running: &processor::run::Running) {
+    while !running.has_failed() {
+        tokio::time::sleep(FAILURE_LOOK).await;
     }
-    Ok(ExitCode::SUCCESS)
 }

@@ -24,6 +24,13 @@ use crate::tickets::Tickets;
 /// How often the log's ends are asked for, for the lag.
 const LAG_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How long Kafka may take to answer for that.
+const REQUEST: Duration = Duration::from_secs(1);
+
+/// How soon a member that says nothing loses its partitions; the configuration may say otherwise.
+const TIMES: &[(&str, &str)] =
+    &[("session.timeout.ms", "45000"), ("heartbeat.interval.ms", "3000"), ("max.poll.interval.ms", "300000")];
+
 /// What the rebalance callback works with.
 struct Context {
     tickets: Arc<Tickets<ConsumerGroupMetadata>>,
@@ -36,9 +43,10 @@ impl ClientContext for Context {}
 impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RespErr, list: &mut TopicPartitionList) {
         let partitions: Vec<i32> = list.elements().iter().map(|e| e.partition()).collect();
-        let done = match err {
-            RespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, list, &partitions),
-            _ => self.revoke(consumer, list, &partitions),
+        let done = if err == RespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            self.assign(consumer, list, &partitions)
+        } else {
+            self.revoke(consumer, list, &partitions)
         };
         if let Err(error) = done {
             tracing::error!(%error, "the group's rebalance failed");
@@ -96,7 +104,8 @@ impl Context {
 /// Joins the group and serves its rebalances until `stop` is set.
 ///
 /// # Errors
-/// The consumer cannot be made or subscribed: a configuration that the client does not take.
+/// The consumer cannot be made or subscribed (a configuration that the client does not take), or is fenced: a
+/// second process has the same instance name.
 pub fn run(
     kafka: &KafkaContext,
     instance: &str,
@@ -112,33 +121,52 @@ pub fn run(
         .set("group.instance.id", instance)
         .set("group.protocol", "classic")
         .set("partition.assignment.strategy", "cooperative-sticky")
-        .set("session.timeout.ms", "45000")
-        .set("heartbeat.interval.ms", "3000")
-        .set("max.poll.interval.ms", "300000")
         .set("queued.max.messages.kbytes", "64");
+    for (key, value) in TIMES {
+        if !kafka.config.properties.contains_key(*key) {
+            config.set(*key, *value);
+        }
+    }
     let consumer: BaseConsumer<Context> = config.create_with_context(context)?;
     consumer.subscribe(&[&kafka.topic])?;
     let clock = SystemClock::default();
-    let mut asked = Instant::now();
-    let mut reported = None;
+    let (mut asked, mut reachable) = (Instant::now(), true);
     while !stop.load(Ordering::Acquire) {
-        if let Some(Err(error)) = consumer.poll(Duration::from_millis(100)) {
-            let text = error.to_string();
-            if reported.as_ref() != Some(&text) {
-                tracing::warn!(%error, "group");
-                reported = Some(text);
-            }
+        match consumer.poll(Duration::from_millis(100)) {
+            // Fenced by another member with the same name, mostly: this consumer will never work again.
+            Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => return Err(error),
+            // The client tries again by itself; whether Kafka can be reached is asked below.
+            Some(Err(error)) => tracing::debug!(%error, "group"),
+            Some(Ok(_)) | None => {}
         }
         if asked.elapsed() >= LAG_INTERVAL {
             asked = Instant::now();
-            for partition in progress.partitions() {
-                if let Ok((_, high)) =
-                    consumer.fetch_watermarks(&kafka.topic, partition, Duration::from_secs(1))
-                {
+            let answer = consumer.fetch_metadata(Some(&kafka.topic), REQUEST);
+            reach(answer.err(), &mut reachable, health);
+            for partition in progress.partitions().into_iter().take_while(|_| reachable) {
+                if let Ok((_, high)) = consumer.fetch_watermarks(&kafka.topic, partition, REQUEST) {
                     progress.log_ends_at(partition, high, clock.wall_ms());
                 }
             }
         }
     }
     Ok(())
+}
+
+/// Whether Kafka can be reached: said once per change.
+fn reach(error: Option<KafkaError>, reachable: &mut bool, health: &Health) {
+    match error {
+        Some(error) => {
+            if std::mem::replace(reachable, false) {
+                tracing::error!(%error, "Kafka cannot be reached; trying again until it can");
+            }
+            health.not_ready("broker", error.to_string());
+        }
+        None => {
+            if !std::mem::replace(reachable, true) {
+                tracing::info!("Kafka can be reached again");
+            }
+            health.ready("broker");
+        }
+    }
 }

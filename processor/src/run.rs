@@ -22,6 +22,7 @@ use crate::progress::Progress;
 use crate::sink;
 use crate::store::SledStores;
 use crate::tickets::Tickets;
+use crate::traces::{Names, SinkNames};
 
 /// Why a pipeline does not start. What may pass is waited for instead.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +116,10 @@ pub async fn start(
             let ended =
                 crate::membership::run(&kafka, &instance, tickets, senders, &progress, &health, &stop);
             if let Err(error) = ended {
-                tracing::error!(%error, "cannot join the group");
+                tracing::error!(
+                    %error, instance,
+                    "out of the group for good; has another process the same instance name?"
+                );
                 health.not_ready("group", error.to_string());
             }
         })?
@@ -125,6 +129,12 @@ pub async fn start(
 }
 
 impl Running {
+    /// Whether a thread has ended that should not: the process is to be started anew.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.membership.is_finished() || self.lanes.iter().any(|(_, thread)| thread.is_finished())
+    }
+
     /// Makes a last checkpoint in each lane and ends. True if all was done within the drain time.
     #[must_use]
     pub fn stop(self) -> bool {
@@ -227,7 +237,7 @@ pub fn instance(name: &str, pipeline: &PipelineConfig) -> Result<String, StartEr
 pub fn kafka_context(config: &Config, name: &str, instance: &str, lane: u32) -> KafkaContext {
     KafkaContext {
         config: config.kafka.clone(),
-        group: format!("hookline.{name}"),
+        group: group_name(name),
         client_id: format!("hookline-{name}-{instance}-{lane}"),
         topic: config.log.topic.clone(),
         journal: topics::journal_name(name),
@@ -249,5 +259,21 @@ fn lane_config(config: &Config, name: &str, pipeline: &PipelineConfig, instance:
             SinkConfig::Kafka(sink) => Some(sink.topic.clone()),
             SinkConfig::Postgres(_) | SinkConfig::Sqlite(_) => None,
         },
+        names: Names {
+            pipeline: name.to_owned(),
+            group: group_name(name),
+            topic: config.log.topic.clone(),
+            dead_letters: topics::dead_letters_name(name),
+            sink: match &pipeline.sink {
+                SinkConfig::Kafka(sink) => SinkNames::Topic(sink.topic.clone()),
+                SinkConfig::Postgres(_) => SinkNames::Database("postgresql"),
+                SinkConfig::Sqlite(_) => SinkNames::Database("sqlite"),
+            },
+        },
     }
+}
+
+/// The consumer group of a pipeline.
+fn group_name(pipeline: &str) -> String {
+    format!("hookline.{pipeline}")
 }

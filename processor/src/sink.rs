@@ -41,10 +41,7 @@ pub trait Sink: Send {
     ///
     /// # Errors
     /// The sink cannot be read.
-    fn count(&mut self, partition: i32, up_to: Position) -> Result<u64, SinkError> {
-        let _ = (partition, up_to);
-        Err(SinkError::Halt("TODO".into()))
-    }
+    fn count(&mut self, partition: i32, up_to: Position) -> Result<u64, SinkError>;
 }
 
 /// Some effects of one partition, in their order, all beyond the sink's fence.

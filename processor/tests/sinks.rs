@@ -1,4 +1,6 @@
-//! The SQLite sink: the promises of every sink with a fence, and what is SQLite's own.
+//! The SQLite sink: the promises of every sink with a fence, and SQLite's own.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test: a panic is its way to fail")]
 
 mod sink_contract;
 
@@ -45,9 +47,9 @@ impl Place for File {
     }
 
     fn events(&self) -> Vec<StoredEvent> {
-        let sql = "SELECT log_partition, effect_offset, effect_ordinal, source, connection, event_id, type, entity, \
-                   sequence, event_time, content_type, traceparent, received_at, log_offset, appended_at, \
-                   cast(body AS BLOB) FROM hookline_events ORDER BY 1, 2, 3";
+        let sql = "SELECT log_partition, effect_offset, effect_ordinal, source, connection, event_id, type, \
+                   entity, sequence, event_time, content_type, traceparent, received_at, log_offset, \
+                   appended_at, cast(body AS BLOB) FROM hookline_events ORDER BY 1, 2, 3";
         self.read(sql, |row| {
             Ok(StoredEvent {
                 partition: row.get(0)?,
@@ -70,8 +72,9 @@ impl Place for File {
     }
 
     fn entities(&self) -> Vec<StoredEntity> {
-        let sql = "SELECT source, connection, entity, event_id, type, sequence, log_partition, effect_offset, \
-                   effect_ordinal, updated, cast(body AS BLOB) FROM hookline_entities ORDER BY 7, 8, 9";
+        let sql = "SELECT source, connection, entity, event_id, type, sequence, log_partition, \
+                   effect_offset, effect_ordinal, updated, cast(body AS BLOB) FROM hookline_entities \
+                   ORDER BY 7, 8, 9";
         self.read(sql, |row| {
             Ok(StoredEntity {
                 source: row.get(0)?,
@@ -153,8 +156,8 @@ fn a_crash_before_the_commit_leaves_nothing() {
         .execute_batch("PRAGMA cache_size = 1; BEGIN IMMEDIATE; UPDATE hookline_fence SET effect_offset = 9")
         .unwrap();
     let many = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 2000) \
-                INSERT INTO hookline_events SELECT 7, x, 0, '', '', hex(randomblob(200)), '', NULL, NULL, NULL, NULL, \
-                '', 0, '', NULL, '' FROM n";
+                INSERT INTO hookline_events SELECT 7, x, 0, '', '', hex(randomblob(200)), '', NULL, NULL, \
+                NULL, NULL, '', 0, '', NULL, '' FROM n";
     writer.execute_batch(many).unwrap();
     let crashed = File::new();
     for name in ["hookline.db", "hookline.db-wal"] {

@@ -2,12 +2,17 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
+
+/// How often histograms are summed up. Between scrapes they hold every single value: without this, memory
+/// would grow for as long as nobody scrapes.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 /// What the readiness probe answers, set by the parts of the program that it depends on.
 ///
@@ -52,6 +57,14 @@ pub async fn serve(
         .await
         .map_err(|e| std::io::Error::new(e.kind(), format!("admin address {listen} cannot be bound: {e}")))?;
     let bound = listener.local_addr()?;
+    let upkeep = metrics.clone();
+    tokio::spawn(async move {
+        let mut every = tokio::time::interval(METRICS_UPKEEP);
+        loop {
+            every.tick().await;
+            upkeep.run_upkeep();
+        }
+    });
     let app = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(move || std::future::ready(readyz(&health))))

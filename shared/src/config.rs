@@ -182,16 +182,33 @@ impl Places<'_> {
         ConfigError { place, message: message.trim_end().replace('\n', "; ") }
     }
 
-    /// The line that most likely declares `a.b.c`: its table's header, else nothing.
+    /// The line that most likely declares `a.b.c`: where `c`, else `b`, stands in its table, else the table's
+    /// header, else nothing.
     fn find(&self, key: &str) -> Option<usize> {
-        let mut key = key;
-        while !key.is_empty() {
-            for header in [format!("[{key}]"), format!("[{key}."), format!("[[{key}]]")] {
+        let (mut table, mut field) = (key, None);
+        while !table.is_empty() {
+            for header in [format!("[{table}]"), format!("[{table}."), format!("[[{table}]]")] {
                 if let Some(at) = self.text.find(&header) {
-                    return Some(at);
+                    return Some(field.and_then(|field| self.find_field(at, field)).unwrap_or(at));
                 }
             }
-            key = key.rsplit_once('.').map_or("", |(parent, _)| parent);
+            (table, field) = table.rsplit_once('.').map_or(("", None), |(table, field)| (table, Some(field)));
+        }
+        None
+    }
+
+    /// Where a field is set, between the table's header at `table` and the next one.
+    fn find_field(&self, table: usize, field: &str) -> Option<usize> {
+        let mut at = table;
+        for (n, line) in self.text.get(table..)?.split_inclusive('\n').enumerate() {
+            let text = line.trim_start();
+            if n > 0 && text.starts_with('[') {
+                return None;
+            }
+            if text.strip_prefix(field).is_some_and(|rest| rest.trim_start().starts_with(['=', '.'])) {
+                return Some(at);
+            }
+            at += line.len();
         }
         None
     }

@@ -108,16 +108,14 @@ impl Event {
     /// The headers of the record.
     #[must_use]
     pub fn to_headers(&self) -> OwnedHeaders {
+        // By value: `mem::take` would make and free an empty set of headers for each one.
+        let put = |out: OwnedHeaders, key: &str, value: &str| out.insert(Header { key, value: Some(value) });
         let mut out = OwnedHeaders::new_with_capacity(16 + self.signature_headers.len());
-        let mut put = |key: &str, value: &str| {
-            let headers = std::mem::take(&mut out);
-            out = headers.insert(Header { key, value: Some(value) });
-        };
-        put(header::SPECVERSION, "1.0");
-        put(header::ID, &self.id);
-        put(header::SOURCE, &encode_source(&self.source, &self.connection));
-        put(header::TYPE, &self.kind);
-        put(header::TIME, &self.time);
+        out = put(out, header::SPECVERSION, "1.0");
+        out = put(out, header::ID, &self.id);
+        out = put(out, header::SOURCE, &encode_source(&self.source, &self.connection));
+        out = put(out, header::TYPE, &self.kind);
+        out = put(out, header::TIME, &self.time);
         let optional = [
             (header::SUBJECT, &self.entity),
             (header::SEQUENCE, &self.sequence),
@@ -128,17 +126,17 @@ impl Event {
         ];
         for (key, value) in optional {
             if let Some(value) = value {
-                put(key, value);
+                out = put(out, key, value);
             }
         }
-        put(header::RECEIVED_AT, &self.received_at_ms.to_string());
-        put(header::SCHEME, &self.scheme);
-        put(header::KEY_ID, &self.key_id);
+        out = put(out, header::RECEIVED_AT, &self.received_at_ms.to_string());
+        out = put(out, header::SCHEME, &self.scheme);
+        out = put(out, header::KEY_ID, &self.key_id);
         let mut name = String::from(header::SIGNATURE_PREFIX);
         for (key, value) in &self.signature_headers {
             name.truncate(header::SIGNATURE_PREFIX.len());
             name.push_str(key);
-            put(&name, value);
+            out = put(out, &name, value);
         }
         out
     }

@@ -9,6 +9,7 @@ pub mod event;
 pub mod kafka;
 pub mod secret;
 pub mod selector;
+pub mod spans;
 pub mod telemetry;
 pub mod topics;
 pub mod units;

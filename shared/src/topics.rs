@@ -17,6 +17,10 @@ pub const OVERHEAD_BYTES: u64 = 64 * 1024;
 /// How long one request to the cluster may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often a topic that exists is looked for, and how long between.
+const LOOKS_MAX: u32 = 50;
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
 /// A topic as Hookline needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topic {
@@ -41,6 +45,9 @@ pub enum TopicError {
     /// The cluster refused to create the topic.
     #[error("topic {0} cannot be created: {1}; create it by hand as `--dry-run` prints it, or allow Create")]
     Create(String, RDKafkaErrorCode),
+    /// Another instance has created the topic, and the broker that was asked has not heard of it.
+    #[error("topic {0} exists, but the brokers do not tell its partitions yet")]
+    NotYet(String),
     /// The topic's settings cannot be read.
     #[error("topic {0}: its settings cannot be read: {1}; allow DescribeConfigs")]
     Describe(String, RDKafkaErrorCode),
@@ -76,7 +83,7 @@ impl TopicError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Kafka(_) => true,
+            Self::Kafka(_) | Self::NotYet(_) => true,
             Self::Create(_, code) | Self::Describe(_, code) => matches!(
                 code,
                 RDKafkaErrorCode::RequestTimedOut
@@ -84,6 +91,7 @@ impl TopicError {
                     | RDKafkaErrorCode::BrokerTransportFailure
                     | RDKafkaErrorCode::NotController
                     | RDKafkaErrorCode::InvalidReplicationFactor
+                    | RDKafkaErrorCode::UnknownTopicOrPartition
             ),
             Self::Partitions { .. } | Self::Setting { .. } => false,
         }
@@ -217,15 +225,12 @@ async fn create(
     for (key, value) in &settings {
         new = new.set(key, value);
     }
-    for result in admin.create_topics([&new], options).await? {
-        match result {
-            Ok(_) => return Ok(true),
-            // Another instance was quicker.
-            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => return Ok(false),
-            Err((name, code)) => return Err(TopicError::Create(name, code)),
-        }
+    match admin.create_topics([&new], options).await?.into_iter().next() {
+        // Another instance was quicker.
+        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
+        Some(Err((name, code))) => Err(TopicError::Create(name, code)),
+        Some(Ok(_)) | None => Ok(true),
     }
-    Ok(true)
 }
 
 async fn check(
@@ -233,7 +238,7 @@ async fn check(
     options: &AdminOptions,
     topic: &Topic,
 ) -> Result<(), TopicError> {
-    let found = partitions(admin, &topic.name).await?.unwrap_or(0);
+    let found = partitions_soon(admin, &topic.name).await?;
     if u32::try_from(found).ok() != Some(topic.partitions) {
         return Err(TopicError::Partitions { topic: topic.name.clone(), found, wanted: topic.partitions });
     }
@@ -264,6 +269,18 @@ async fn check(
 fn setting(topic: &Topic, key: &'static str, found: String, wanted: String) -> TopicError {
     let found = if found.is_empty() { "not set".to_owned() } else { found };
     TopicError::Setting { topic: topic.name.clone(), key, found, wanted }
+}
+
+/// How many partitions a topic has that was there a moment ago, or that another instance has just created:
+/// brokers hear of it one after the other.
+async fn partitions_soon(admin: &AdminClient<DefaultClientContext>, name: &str) -> Result<usize, TopicError> {
+    for _ in 0..LOOKS_MAX {
+        if let Some(found) = partitions(admin, name).await?.filter(|found| *found > 0) {
+            return Ok(found);
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+    Err(TopicError::NotYet(name.to_owned()))
 }
 
 /// How many partitions a topic has; `None` where there is no such topic.

@@ -25,8 +25,9 @@ pub struct Program {
     args: Vec<OsString>,
     env: Vec<(String, String)>,
     admin: SocketAddr,
-    scratch: TempDir,
+    // Before the directory with its log, which a failing test shows.
     process: Option<Child>,
+    scratch: TempDir,
 }
 
 impl Program {

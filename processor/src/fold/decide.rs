@@ -8,6 +8,7 @@ use super::ids::EventId;
 use super::state::{InForce, State};
 use super::{Action, Effect, FOLD_VERSION, Record, Verdict};
 use crate::control::{ConfigRecord, Control, GapExpired};
+use crate::defect::{Defect, planted};
 use crate::frame::Frame;
 use crate::position::Position;
 
@@ -280,7 +281,9 @@ fn obey(
 ) -> Result<(), FoldError> {
     match control {
         Control::Config(config) if config.pipeline == pipeline => configure(state, record, config)?,
-        Control::GapExpired(expired) if expired.pipeline == pipeline => {
+        Control::GapExpired(expired)
+            if expired.pipeline == pipeline || planted(Defect::OtherPipelineObeyed) =>
+        {
             state.advance(record.offset, record.time_ms, &record.frame);
             skip_gap(state, &mut Out { record, effects, ordinal: 0 }, &expired);
         }
@@ -292,7 +295,11 @@ fn obey(
 }
 
 fn configure(state: &mut State, record: &Record, config: ConfigRecord) -> Result<(), FoldError> {
-    let obeyed = state.head().config.as_ref().is_none_or(|in_force| config.epoch >= in_force.epoch);
+    let obeyed = state
+        .head()
+        .config
+        .as_ref()
+        .is_none_or(|in_force| config.epoch >= in_force.epoch || planted(Defect::ConfigEpochIgnored));
     if obeyed && config.fold.version != FOLD_VERSION {
         return Err(FoldError::Version { offset: record.offset, found: config.fold.version });
     }
@@ -309,7 +316,8 @@ fn skip_gap(state: &mut State, out: &mut Out<'_>, expired: &GapExpired) {
     let key = record.frame.key();
     let Some(Entity::Sequence { next, gap: Some(gap), .. }) = state.entity(key) else { return };
     let stands = *next == expired.next && gap.opened_at == expired.opened_at && expired.stage == 0;
-    if !stands || record.time_ms <= gap.deadline_ms {
+    let stands = stands || planted(Defect::GapUnmatched);
+    if !stands || (record.time_ms <= gap.deadline_ms && !planted(Defect::GapEarly)) {
         return;
     }
     let wait_ms = gap.wait_ms;

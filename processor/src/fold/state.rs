@@ -9,6 +9,7 @@ use super::Verdict;
 use super::config::FoldConfig;
 use super::entity::{Entity, Gap};
 use super::ids::{BucketKey, EventId, IdBlock, Ids};
+use crate::defect::{Defect, planted};
 use crate::frame::Frame;
 use crate::position::{Digest, Epoch, Position};
 
@@ -262,8 +263,8 @@ impl State {
         head.next_offset = offset + 1;
         head.stream_time_ms = head.stream_time_ms.max(time_ms);
         if let Some(in_force) = &head.config {
-            head.ids_from_ms =
-                head.ids_from_ms.max(head.stream_time_ms.saturating_sub(in_force.config.window_ms));
+            let from = head.stream_time_ms.saturating_sub(in_force.config.window_ms);
+            head.ids_from_ms = if planted(Defect::IdsComeBack) { from } else { head.ids_from_ms.max(from) };
         }
         self.overlay.last = Some(frame.clone());
     }

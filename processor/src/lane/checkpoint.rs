@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::{DELTA_BYTES_MAX, Lane, Trouble};
 use crate::broker::{Commit, Journal, Log};
 use crate::clock::Clock;
+use crate::defect::{Defect, planted};
 use crate::fold::Delta;
 use crate::journal::{Entry, JournalRecord, Mark};
-use crate::position::{Digest, Epoch};
+use crate::position::{Digest, Epoch, Position};
 use crate::sink::SinkError;
 use crate::store::{Store, Stores};
 
@@ -55,9 +56,8 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             self.batch_records = 0;
             return Ok(());
         }
-        if self.stale_producer {
-            self.journal.renew()?;
-            self.stale_producer = false;
+        if planted(Defect::RenewedLate) {
+            self.renew_if_stale()?;
         }
         let tickets = self.tickets.clone();
         let held = tickets.hold(wanted.iter().copied()).ok_or(Trouble::Ticket)?;
@@ -72,18 +72,37 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let offsets: Vec<Commit> = prepared.iter().map(|p| p.commit).collect();
         let commit_started = self.clock.now();
         self.journal.commit(&offsets, generation)?;
-        self.stale_producer = self.clock.now().saturating_sub(commit_started) > SLOW_COMMIT;
         drop(held);
+        self.note_commit(commit_started);
         for p in prepared {
             let offset =
                 written.iter().find(|(partition, _)| *partition == p.partition).map(|(_, offset)| *offset);
             self.apply(p, offset.unwrap_or(-1));
         }
+        self.traces.tell(self.clock.wall_ms());
         self.batch_since = None;
         self.batch_records = 0;
         let seconds = self.clock.now().saturating_sub(started).as_secs_f64();
         metrics::histogram!(crate::metrics::CHECKPOINT_SECONDS).record(seconds);
+        if planted(Defect::RenewedLate) {
+            return Ok(());
+        }
+        self.renew_if_stale()
+    }
+
+    /// Replaces a producer that must not be used again. At once, since the next transaction starts with the
+    /// next output or dead letter: a later replacement would abort them.
+    pub(super) fn renew_if_stale(&mut self) -> Result<(), Trouble> {
+        if std::mem::take(&mut self.stale_producer) {
+            self.journal.renew()?;
+        }
         Ok(())
+    }
+
+    /// Notes whether a commit was so slow that the producer must be replaced.
+    pub(super) fn note_commit(&mut self, started: Duration) {
+        let slow = self.clock.now().saturating_sub(started) > SLOW_COMMIT;
+        self.stale_producer = slow && !planted(Defect::NotRenewed);
     }
 
     /// Reads the sink's fence, and writes the journal record.
@@ -102,6 +121,13 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             return Err(SinkError::Fenced { partition, found, own }.into());
         }
         let delta = state.delta();
+        let fence = fence.map(|fence| match planted(Defect::FenceIsHead) {
+            true => {
+                let position = Position { offset: delta.head.next_offset - 1, ordinal: 0 };
+                crate::position::Fence { position, ..fence }
+            }
+            false => fence,
+        });
         assert!(
             delta.head.next_offset > state.checkpointed().next_offset,
             "a checkpoint moves forward: {} after {}",

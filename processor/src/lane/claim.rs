@@ -5,10 +5,11 @@ use super::{Lane, Part, Running, Stuck, Trouble};
 use crate::broker::{Commit, Committed, Journal, Log};
 use crate::clock::Clock;
 use crate::control::{ConfigRecord, Control};
+use crate::defect::{Defect, planted};
 use crate::fold::{InForce, Record, State};
 use crate::journal::{Entry, JournalError, JournalRecord, Mark, Replay};
 use crate::position::{Digest, Epoch, Fence};
-use crate::store::{Store, Stores};
+use crate::store::{Store, StoreError, Stores};
 
 /// A claim under way.
 struct Claim {
@@ -41,6 +42,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             claims.push(self.prepare(partition)?);
         }
         let epochs = self.write_claims(&claims)?;
+        self.renew_if_stale()?;
         for (claim, epoch) in claims.iter().zip(epochs) {
             self.take_over(claim, epoch)?;
         }
@@ -61,13 +63,19 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             None => None,
         };
         let lineage = match first {
-            Some(record) => record.epoch.lineage,
+            // Never below the lineage of the last claim: it may have been raised while a former owner's open
+            // transaction hid the journal's first records.
+            Some(record) if planted(Defect::LineageOfFirst) => record.epoch.lineage,
+            Some(record) => record.epoch.lineage.max(committed.lineage),
             None => {
                 let fenced = match &mut self.sink {
                     Some(sink) => sink.fence(partition)?.epoch.lineage,
                     None => 0,
                 };
-                let lineage = committed.lineage.max(fenced) + 1;
+                let lineage = match planted(Defect::LineageRestarts) {
+                    true => 1,
+                    false => committed.lineage.max(fenced) + 1,
+                };
                 if lineage > 1 {
                     tracing::warn!(
                         partition,
@@ -113,7 +121,10 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 lineage: c.lineage,
             })
             .collect();
+        let commit_started = self.clock.now();
         self.journal.commit(&offsets, generation)?;
+        drop(held);
+        self.note_commit(commit_started);
         epochs.ok_or(Trouble::Ticket)
     }
 
@@ -131,6 +142,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         };
         if let (Some(found), Some(expected)) = (fence, journal_fence)
             && found.position < expected.position
+            && !planted(Defect::OlderSinkUnchecked)
         {
             let (found, expected) = (found.position, expected.position);
             return Err(Trouble::Stuck(partition, Stuck::OlderSink { found, expected }));
@@ -160,6 +172,8 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let partition = claim.partition;
         let Some(part) = self.parts.get_mut(&partition) else { return Err(Trouble::Ticket) };
         let memory = part.memory.take();
+        // A store that was given up and is opened again is behind the memory: it is made anew from it.
+        let is_behind = memory.is_some() && part.store.is_none();
         if part.store.is_none() {
             part.store = self
                 .stores
@@ -174,16 +188,21 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             }),
             (Some(_), _) | (None, None) => None,
         };
-        if let Some((mut state, mark)) = memory.or(stored) {
+        // A mark at or above the own claim is another journal's: that one was lost.
+        let may_be_met = |mark: &Mark| mark.offset < epoch.claim || planted(Defect::MarkAboveClaim);
+        if let Some((mut state, mark)) = memory.or(stored).filter(|(_, mark)| may_be_met(mark)) {
             state.drop_overlay();
-            let replay = self.replay(claim, epoch, state, mark)?;
+            let replay = self.replay(claim, epoch, state, mark, true)?;
             if replay.met() {
+                if is_behind && !planted(Defect::ReplayNotStored) {
+                    self.refill(partition, &replay);
+                }
                 return Ok(replay);
             }
             tracing::warn!(partition, "local state is not the journal's; wiped, restoring from the journal");
             metrics::counter!(crate::metrics::STORE_WIPED).increment(1);
         }
-        let replay = self.replay(claim, epoch, State::new(0), Mark::START)?;
+        let replay = self.replay(claim, epoch, State::new(0), Mark::START, false)?;
         self.refill(partition, &replay);
         Ok(replay)
     }
@@ -207,18 +226,46 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         }
     }
 
-    fn replay(&mut self, claim: &Claim, epoch: Epoch, state: State, from: Mark) -> Result<Replay, Trouble> {
+    /// Follows the journal up to the own claim. `stored` says that the store is at `from` too: what the journal
+    /// adds to the state, it then adds to the store.
+    fn replay(
+        &mut self,
+        claim: &Claim,
+        epoch: Epoch,
+        state: State,
+        from: Mark,
+        stored: bool,
+    ) -> Result<Replay, Trouble> {
         let mut replay = Replay::new(state, from);
         let mut failed: Option<JournalError> = None;
+        let mut store_failed: Option<StoreError> = None;
+        let part = self.parts.get_mut(&claim.partition);
+        let mut store = part.filter(|_| stored).and_then(|part| part.store.as_mut());
         self.journal.replay(claim.partition, from.offset.max(0), epoch.claim, &mut |offset, value| {
             if failed.is_none() {
-                failed = replay.take(offset, value).err();
+                let taken = replay.take_noting(offset, value, &mut |delta, mark| {
+                    if let Some(store) = &mut store
+                        && store_failed.is_none()
+                        && !planted(Defect::ReplayNotStored)
+                    {
+                        store_failed = store.save(delta, mark).err();
+                    }
+                });
+                failed = taken.err();
             }
         })?;
+        if let Some(error) = store_failed
+            && let Some(part) = self.parts.get_mut(&claim.partition)
+        {
+            tracing::error!(partition = claim.partition, %error, "local state cannot be written; going on without it");
+            part.store = None;
+        }
         match failed {
             Some(error) => Err(Trouble::Stuck(claim.partition, error.into())),
             // A later claim of another owner stands before the own one in lineage: superseded.
-            None if replay.owner != epoch => Err(Trouble::Ticket),
+            None if replay.owner != epoch && (replay.met() || planted(Defect::MarkAboveClaim)) => {
+                Err(Trouble::Ticket)
+            }
             None => Ok(replay),
         }
     }
@@ -245,7 +292,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         whose: &'static str,
     ) -> Result<(), Trouble> {
         let (low, high) = self.log.bounds(partition)?;
-        if offset < low {
+        if offset < low || planted(Defect::OtherLogUnchecked) {
             // Deleted by retention: nothing to compare with.
             return Ok(());
         }
@@ -288,6 +335,9 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 found.is_none()
             })?;
             match found {
+                Some(in_force) if planted(Defect::OwnConfigFirst) => {
+                    state.start_with(InForce { config: self.config.fold.clone(), ..in_force });
+                }
                 Some(in_force) => state.start_with(in_force),
                 None => {
                     return Err(Trouble::Broker(crate::broker::BrokerError::Retry(

@@ -4,6 +4,7 @@
 use super::{Lane, Trouble};
 use crate::broker::{Commit, Journal, Log};
 use crate::clock::Clock;
+use crate::defect::{Defect, planted};
 use crate::fold::{Action, Effect};
 use crate::journal::{Entry, JournalRecord, Mark};
 use crate::position::{Digest, Fence};
@@ -70,6 +71,10 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         effects: &[Effect],
     ) -> Result<Fence, Trouble> {
         for effect in effects {
+            if planted(Defect::BatchRefusalBlamesFirst) {
+                self.refuse(partition, effect, "untried")?;
+                return Err(Trouble::Refolded);
+            }
             fence = match self.deliver_batch(partition, fence, std::slice::from_ref(effect)) {
                 Ok(fence) => fence,
                 Err(SinkError::Refused(reason)) => {
@@ -86,10 +91,11 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     fn deliver_batch(&mut self, partition: i32, from: Fence, effects: &[Effect]) -> Result<Fence, SinkError> {
         let (Some(sink), Some(last)) = (&mut self.sink, effects.last()) else { return Ok(from) };
         let to = Fence { position: last.position, digest: last.cause.digest(), epoch: from.epoch };
-        let started = self.clock.now();
+        let (started, started_ms) = (self.clock.now(), self.clock.wall_ms());
         sink.deliver(&Batch { partition, from, to, effects })?;
         let seconds = self.clock.now().saturating_sub(started).as_secs_f64();
         metrics::histogram!(crate::metrics::DELIVER_SECONDS).record(seconds);
+        self.traces.delivered(partition, effects, started_ms, self.clock.wall_ms());
         if let Some(running) = self.parts.get_mut(&partition).and_then(|part| part.running.as_mut()) {
             running.fence = Some(to);
         }
@@ -112,11 +118,21 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let held = tickets.hold([(partition, part.ticket)]).ok_or(Trouble::Ticket)?;
         let generation = held.generation().ok_or(Trouble::Ticket)?;
         let Some((state, mark, running)) = part.work() else { return Err(Trouble::Ticket) };
+        if planted(Defect::RefusalInMemory) {
+            state.refuse(effect.position, reason.to_owned());
+            return Ok(());
+        }
+        let moves = planted(Defect::RefusalMovesCheckpoint).then(|| state.delta());
         let record = JournalRecord {
             epoch: running.epoch,
             instance: self.config.instance.clone(),
             previous: mark.digest,
-            entry: Entry::Refusal { position: effect.position, reason: reason.to_owned() },
+            entry: match &moves {
+                Some(delta) => {
+                    Entry::Checkpoint { from: 0, delta: Box::new(delta.clone()), fence: running.fence }
+                }
+                None => Entry::Refusal { position: effect.position, reason: reason.to_owned() },
+            },
         }
         .encode()
         .map_err(|e| Trouble::Stuck(partition, e.into()))?;
@@ -129,7 +145,10 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let journal_offset = written.iter().find(|(p, _)| *p == partition).map(|(_, offset)| *offset);
         *mark =
             Mark { epoch: running.epoch, offset: journal_offset.unwrap_or(-1), digest: Digest::of(&record) };
-        state.refuse(effect.position, reason.to_owned());
+        match moves {
+            Some(delta) => state.apply(delta),
+            None => state.refuse(effect.position, reason.to_owned()),
+        }
         metrics::counter!(crate::metrics::REFUSALS).increment(1);
         tracing::warn!(partition, position = %effect.position, reason, "the sink refused an event; dead-lettered");
         Ok(())

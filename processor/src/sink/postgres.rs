@@ -6,6 +6,7 @@
 
 mod classify;
 mod connect;
+mod copy;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
@@ -17,46 +18,37 @@ use self::classify::failed;
 use self::connect::{Server, Session};
 use super::rows::{self, Row, StoredFence};
 use super::{Batch, Context, Sink, SinkError};
-use crate::position::{Epoch, Fence};
-
-/// Bodies that go to the server in one message, at most, unless one alone is larger.
-const CHUNK_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Rows that go to the server in one message.
-const CHUNK_ROWS_MAX: usize = 5_000;
+use crate::position::{Epoch, Fence, Position};
 
 const WAY_OUT: &str = "give it a schema of its own (sink.postgres.schema)";
 
-const INSERT_FENCE: &str = "INSERT INTO {schema}.hookline_fence (log_partition, pipeline, cluster_id, topic, \
-    effect_offset, effect_ordinal, digest, lineage, claim, updated_at) \
+const INSERT_FENCE: &str = "INSERT INTO {schema}.hookline_fence (log_partition, pipeline, cluster_id, \
+    topic, effect_offset, effect_ordinal, digest, lineage, claim, updated_at) \
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now()) ON CONFLICT DO NOTHING";
 const FIND_FOREIGN: &str = "SELECT pipeline, cluster_id, topic FROM {schema}.hookline_fence \
     WHERE (pipeline, cluster_id, topic) <> ($1, $2, $3) LIMIT 1";
 const RAISE_EPOCH: &str = "UPDATE {schema}.hookline_fence SET lineage = $2, claim = $3, updated_at = now() \
     WHERE log_partition = $1 AND (lineage, claim) <= ($2, $3)";
-const READ_FENCE: &str = "SELECT effect_offset, effect_ordinal, digest, lineage, claim FROM {schema}.hookline_fence \
-    WHERE log_partition = $1";
-const MOVE_FENCE: &str = "UPDATE {schema}.hookline_fence SET effect_offset = $2, effect_ordinal = $3, digest = $4, \
-    updated_at = now() \
+const READ_FENCE: &str = "SELECT effect_offset, effect_ordinal, digest, lineage, claim \
+    FROM {schema}.hookline_fence WHERE log_partition = $1";
+const COUNT: &str = "SELECT count(*) FROM {schema}.hookline_events \
+    WHERE log_partition = $1 AND (effect_offset, effect_ordinal) <= ($2, $3)";
+const MOVE_FENCE: &str = "UPDATE {schema}.hookline_fence \
+    SET effect_offset = $2, effect_ordinal = $3, digest = $4, updated_at = now() \
     WHERE log_partition = $1 AND effect_offset = $5 AND effect_ordinal = $6 AND lineage = $7 AND claim = $8";
-const INSERT_EVENTS: &str = "INSERT INTO {schema}.hookline_events (log_partition, effect_offset, effect_ordinal, \
-    source, connection, event_id, type, entity, sequence, event_time, content_type, received_at, log_offset, \
-    appended_at, traceparent, body) \
-    SELECT $1, effect_offset, effect_ordinal, source, connection, event_id, type, entity, sequence, event_time, \
-    content_type, to_timestamp(received_at_ms / 1000.0), log_offset, to_timestamp(appended_at_ms / 1000.0), \
-    traceparent, body \
-    FROM unnest($2::bigint[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], \
-    $10::text[], $11::text[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[], $16::bytea[]) \
-    AS given (effect_offset, effect_ordinal, source, connection, event_id, type, entity, sequence, event_time, \
-    content_type, received_at_ms, log_offset, appended_at_ms, traceparent, body)";
-const UPSERT_ENTITIES: &str = "INSERT INTO {schema}.hookline_entities (source, connection, entity, event_id, type, \
-    sequence, body, log_partition, effect_offset, effect_ordinal, updated) \
-    SELECT source, connection, entity, event_id, type, sequence, body, log_partition, effect_offset, \
-    effect_ordinal, appended_at \
-    FROM unnest($2::bigint[], $3::int[]) AS last (effect_offset, effect_ordinal) \
-    JOIN {schema}.hookline_events USING (effect_offset, effect_ordinal) WHERE log_partition = $1 \
-    ON CONFLICT (source, connection, entity) DO UPDATE SET event_id = excluded.event_id, type = excluded.type, \
-    sequence = excluded.sequence, body = excluded.body, log_partition = excluded.log_partition, \
-    effect_offset = excluded.effect_offset, effect_ordinal = excluded.effect_ordinal, updated = excluded.updated";
+/// OFFSET 0 keeps the subquery as it is: a look-up per row by the primary key. Left to choose, the planner
+/// reads the whole table when its statistics are old.
+const UPSERT_ENTITIES: &str = "INSERT INTO {schema}.hookline_entities (source, connection, entity, \
+    event_id, type, sequence, body, log_partition, effect_offset, effect_ordinal, updated) \
+    SELECT source, connection, entity, event_id, type, sequence, body, $1, last.effect_offset, \
+    last.effect_ordinal, appended_at \
+    FROM unnest($2::bigint[], $3::int[]) AS last (effect_offset, effect_ordinal), \
+    LATERAL (SELECT * FROM {schema}.hookline_events e WHERE e.log_partition = $1 \
+    AND e.effect_offset = last.effect_offset AND e.effect_ordinal = last.effect_ordinal OFFSET 0) AS event \
+    ON CONFLICT (source, connection, entity) DO UPDATE SET event_id = excluded.event_id, \
+    type = excluded.type, sequence = excluded.sequence, body = excluded.body, \
+    log_partition = excluded.log_partition, effect_offset = excluded.effect_offset, \
+    effect_ordinal = excluded.effect_ordinal, updated = excluded.updated";
 
 /// Tables in a PostgreSQL schema.
 pub(super) struct Postgres {
@@ -77,8 +69,8 @@ impl Postgres {
         Ok(sink)
     }
 
-    /// Runs a call in a session, within the time that a call may take. After a failure that is not the data's,
-    /// the session ends and the next call begins another: what state this one is in is not known.
+    /// Runs a call in a session, within the time that a call may take. After a failure that is not the
+    /// data's, the session ends and the next call begins another: the state of this one is not known.
     fn run<T>(
         &mut self,
         call: impl AsyncFnOnce(&mut Session, &Server, &Context) -> Result<T, SinkError>,
@@ -118,12 +110,16 @@ impl Sink for Postgres {
         self.run(async |session, server, _| read_fence(&session.client, server, partition).await)
     }
 
+    fn count(&mut self, partition: i32, up_to: Position) -> Result<u64, SinkError> {
+        self.run(async |session, server, _| count(&session.client, server, partition, up_to).await)
+    }
+
     fn deliver(&mut self, batch: &Batch<'_>) -> Result<(), SinkError> {
         let rows = rows::of(batch)?;
         self.run(async |session, server, _| {
-            let Session { client, move_fence, insert_events, upsert_entities, .. } = session;
+            let Session { client, move_fence, copy_events, upsert_entities, .. } = session;
             let transaction = begin(client, server).await?;
-            let statements = Statements { move_fence, insert_events, upsert_entities };
+            let statements = Statements { move_fence, copy_events, upsert_entities };
             match apply(&transaction, server, &statements, batch, &rows).await {
                 Ok(()) => transaction.commit().await.map_err(|e| failed(server, &e)),
                 Err(error) => {
@@ -139,7 +135,7 @@ impl Sink for Postgres {
 
 struct Statements<'a> {
     move_fence: &'a tokio_postgres::Statement,
-    insert_events: &'a tokio_postgres::Statement,
+    copy_events: &'a tokio_postgres::Statement,
     upsert_entities: &'a tokio_postgres::Statement,
 }
 
@@ -207,9 +203,7 @@ async fn apply(
         let found = read_fence(transaction, server, partition).await?.epoch;
         return Err(SinkError::Fenced { partition, found, own: batch.from.epoch });
     }
-    for chunk in chunks(rows) {
-        insert(transaction, server, statements.insert_events, partition, chunk).await?;
-    }
+    copy::insert(transaction, server, statements.copy_events, partition, rows).await?;
     let last = rows::last_of_entities(rows);
     if last.is_empty() {
         return Ok(());
@@ -218,64 +212,6 @@ async fn apply(
     let ordinals: Vec<i32> = last.iter().map(|row| row.ordinal).collect();
     let upserted = transaction.execute(statements.upsert_entities, &[&partition, &offsets, &ordinals]).await;
     upserted.map(|_| ()).map_err(|e| failed(server, &e))
-}
-
-async fn insert(
-    transaction: &Transaction<'_>,
-    server: &Server,
-    statement: &tokio_postgres::Statement,
-    partition: i32,
-    rows: &[Row<'_>],
-) -> Result<(), SinkError> {
-    let inserted = transaction
-        .execute(
-            statement,
-            &[
-                &partition,
-                &column(rows, |row| row.position.offset),
-                &column(rows, |row| row.ordinal),
-                &column(rows, |row| row.event.source),
-                &column(rows, |row| &*row.event.connection),
-                &column(rows, |row| row.event.id),
-                &column(rows, |row| row.event.kind),
-                &column(rows, |row| row.event.entity),
-                &column(rows, |row| row.event.sequence),
-                &column(rows, rows::event_time),
-                &column(rows, |row| row.event.content_type),
-                &column(rows, |row| row.event.received_at_ms),
-                &column(rows, |row| row.event_offset),
-                &column(rows, |row| row.appended_at_ms),
-                &column(rows, |row| row.event.traceparent),
-                &column(rows, |row| row.body),
-            ],
-        )
-        .await
-        .map_err(|e| failed(server, &e))?;
-    if usize::try_from(inserted) == Ok(rows.len()) {
-        Ok(())
-    } else {
-        Err(rows::swallowed(&server.to_string()))
-    }
-}
-
-fn column<'r, T>(rows: &'r [Row<'r>], value: impl Fn(&'r Row<'r>) -> T) -> Vec<T> {
-    rows.iter().map(value).collect()
-}
-
-/// Cuts rows so that each message stays small: the server holds a whole one in memory, several times.
-fn chunks<'r, 'a>(rows: &'r [Row<'a>]) -> impl Iterator<Item = &'r [Row<'a>]> {
-    let mut rest = rows;
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let mut fits = |row: &Row<'_>| {
-            bytes += row.body.len();
-            bytes <= CHUNK_BYTES_MAX
-        };
-        let count = rest.iter().take(CHUNK_ROWS_MAX).take_while(|row| fits(row)).count().max(1);
-        let (chunk, later) = rest.split_at_checked(count)?;
-        rest = later;
-        Some(chunk)
-    })
 }
 
 async fn begin<'c>(client: &'c mut Client, server: &Server) -> Result<Transaction<'c>, SinkError> {
@@ -304,6 +240,19 @@ async fn read_fence(
     });
     let stored = stored.map_err(|e| rows::not_by_data(failed(server, &e)))?;
     stored.map_or(Ok(Fence::EMPTY), StoredFence::read)
+}
+
+async fn count(
+    client: &impl tokio_postgres::GenericClient,
+    server: &Server,
+    partition: i32,
+    up_to: Position,
+) -> Result<u64, SinkError> {
+    let ordinal = i32::try_from(up_to.ordinal).unwrap_or(i32::MAX);
+    let counted = client.query_one(&server.sql(COUNT), &[&partition, &up_to.offset, &ordinal]).await;
+    let counted = counted.and_then(|row| row.try_get::<_, i64>(0));
+    let counted = counted.map_err(|e| rows::not_by_data(failed(server, &e)))?;
+    Ok(u64::try_from(counted).unwrap_or(0))
 }
 
 async fn check_owner(

@@ -42,8 +42,8 @@ fn check(batch: &Batch<'_>) -> Result<(), SinkError> {
         return Ok(());
     }
     Err(SinkError::Halt(format!(
-        "a batch of partition {} from {} to {} is out of order; nothing of it was applied. This is a defect of \
-         Hookline: please report it",
+        "a batch of partition {} from {} to {} is out of order; nothing of it was applied. This is a \
+         defect of Hookline: please report it",
         batch.partition, batch.from.position, batch.to.position
     )))
 }
@@ -85,7 +85,7 @@ fn field_with_nul(event: &EventView<'_>) -> Option<&'static str> {
     .find_map(|(name, text)| text.is_some_and(|text| text.contains('\0')).then_some(name))
 }
 
-/// The positions of each entity's last row: what `hookline_entities` is to show after the batch.
+/// Each entity's last row: what `hookline_entities` is to show after the batch.
 pub(super) fn last_of_entities<'r>(rows: &'r [Row<'_>]) -> Vec<&'r Row<'r>> {
     let mut seen = HashSet::new();
     let mut last: Vec<_> = rows
@@ -103,6 +103,11 @@ pub(super) fn last_of_entities<'r>(rows: &'r [Row<'_>]) -> Vec<&'r Row<'r>> {
 /// The sender's time, as given; some give none.
 pub(super) fn event_time<'a>(row: &Row<'a>) -> Option<&'a str> {
     (!row.event.time.is_empty()).then_some(row.event.time)
+}
+
+/// A time of the event's is beyond every calendar.
+pub(super) fn no_such_time(row: &Row<'_>) -> SinkError {
+    SinkError::Refused(format!("the event at offset {} has a time that no calendar has", row.event_offset))
 }
 
 /// A fence as the tables hold it.

@@ -14,7 +14,7 @@ use shared::config::SqliteSinkConfig;
 
 use super::rows::{self, Row, StoredFence};
 use super::{Batch, Context, Sink, SinkError};
-use crate::position::{Epoch, Fence};
+use crate::position::{Epoch, Fence, Position};
 
 /// How long a connection waits for the others' transactions.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,29 +24,35 @@ const MIGRATIONS: &[&str] = &[include_str!("sql/sqlite_1.sql")];
 
 const WAY_OUT: &str = "give it a file of its own (sink.sqlite.path)";
 
-const INSERT_FENCE: &str = "INSERT INTO hookline_fence (log_partition, pipeline, cluster_id, topic, effect_offset, \
-    effect_ordinal, digest, lineage, claim, updated_at) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, strftime('%Y-%m-%dT%H:%M:%fZ', 'now')) ON CONFLICT DO NOTHING";
+const INSERT_FENCE: &str = "INSERT INTO hookline_fence (log_partition, pipeline, cluster_id, topic, \
+    effect_offset, effect_ordinal, digest, lineage, claim, updated_at) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, strftime('%Y-%m-%dT%H:%M:%fZ', 'now')) \
+    ON CONFLICT DO NOTHING";
 const FIND_FOREIGN: &str = "SELECT pipeline, cluster_id, topic FROM hookline_fence \
     WHERE (pipeline, cluster_id, topic) <> (?1, ?2, ?3) LIMIT 1";
 const RAISE_EPOCH: &str = "UPDATE hookline_fence SET lineage = ?2, claim = ?3, \
-    updated_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') WHERE log_partition = ?1 AND (lineage, claim) <= (?2, ?3)";
+    updated_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') \
+    WHERE log_partition = ?1 AND (lineage, claim) <= (?2, ?3)";
 const READ_FENCE: &str = "SELECT effect_offset, effect_ordinal, digest, lineage, claim FROM hookline_fence \
     WHERE log_partition = ?1";
+const COUNT: &str = "SELECT count(*) FROM hookline_events \
+    WHERE log_partition = ?1 AND (effect_offset, effect_ordinal) <= (?2, ?3)";
 const MOVE_FENCE: &str = "UPDATE hookline_fence SET effect_offset = ?2, effect_ordinal = ?3, digest = ?4, \
     updated_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') \
     WHERE log_partition = ?1 AND effect_offset = ?5 AND effect_ordinal = ?6 AND lineage = ?7 AND claim = ?8";
-const INSERT_EVENT: &str = "INSERT INTO hookline_events (log_partition, effect_offset, effect_ordinal, source, \
-    connection, event_id, type, entity, sequence, event_time, content_type, received_at, log_offset, appended_at, \
-    traceparent, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
-const UPSERT_ENTITY: &str = "INSERT INTO hookline_entities (source, connection, entity, event_id, type, sequence, \
-    body, log_partition, effect_offset, effect_ordinal, updated) \
+const INSERT_EVENT: &str = "INSERT INTO hookline_events (log_partition, effect_offset, effect_ordinal, \
+    source, connection, event_id, type, entity, sequence, event_time, content_type, received_at, \
+    log_offset, appended_at, traceparent, body) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
+const UPSERT_ENTITY: &str = "INSERT INTO hookline_entities (source, connection, entity, event_id, type, \
+    sequence, body, log_partition, effect_offset, effect_ordinal, updated) \
     SELECT source, connection, entity, event_id, type, sequence, body, log_partition, effect_offset, \
     effect_ordinal, appended_at FROM hookline_events \
     WHERE log_partition = ?1 AND effect_offset = ?2 AND effect_ordinal = ?3 \
-    ON CONFLICT (source, connection, entity) DO UPDATE SET event_id = excluded.event_id, type = excluded.type, \
-    sequence = excluded.sequence, body = excluded.body, log_partition = excluded.log_partition, \
-    effect_offset = excluded.effect_offset, effect_ordinal = excluded.effect_ordinal, updated = excluded.updated";
+    ON CONFLICT (source, connection, entity) DO UPDATE SET event_id = excluded.event_id, \
+    type = excluded.type, sequence = excluded.sequence, body = excluded.body, \
+    log_partition = excluded.log_partition, effect_offset = excluded.effect_offset, \
+    effect_ordinal = excluded.effect_ordinal, updated = excluded.updated";
 
 /// Tables in an SQLite file.
 pub(super) struct Sqlite {
@@ -94,6 +100,15 @@ impl Sink for Sqlite {
 
     fn fence(&mut self, partition: i32) -> Result<Fence, SinkError> {
         self.run(|connection, path, _| read_fence(connection, path, partition).map_err(rows::not_by_data))
+    }
+
+    fn count(&mut self, partition: i32, up_to: Position) -> Result<u64, SinkError> {
+        self.run(|connection, path, _| {
+            let values = params![partition, up_to.offset, up_to.ordinal];
+            let counted = connection.query_row(COUNT, values, |row| row.get::<_, i64>(0));
+            let counted = counted.map_err(|e| rows::not_by_data(failed(path, &e)))?;
+            Ok(u64::try_from(counted).unwrap_or(0))
+        })
     }
 
     fn deliver(&mut self, batch: &Batch<'_>) -> Result<(), SinkError> {
@@ -203,13 +218,7 @@ impl rusqlite::ToSql for Body<'_> {
 }
 
 fn rfc3339(ms: i64, row: &Row<'_>) -> Result<String, SinkError> {
-    let time = Timestamp::from_millisecond(ms);
-    let time = time.map_err(|_| {
-        SinkError::Refused(format!(
-            "the event at offset {} has a time that no calendar has",
-            row.event_offset
-        ))
-    })?;
+    let time = Timestamp::from_millisecond(ms).map_err(|_| rows::no_such_time(row))?;
     Ok(format!("{time:.3}"))
 }
 
@@ -255,7 +264,8 @@ fn connect(path: &Path) -> Result<Connection, SinkError> {
         connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(failed)?;
     if mode != "wal" {
         return Err(SinkError::Halt(format!(
-            "{} is where SQLite cannot keep a write-ahead log: name a file on a local disk (sink.sqlite.path)",
+            "{} is where SQLite cannot keep a write-ahead log: name a file on a local disk \
+             (sink.sqlite.path)",
             place(path)
         )));
     }
@@ -340,17 +350,78 @@ fn failed(path: &Path, error: &rusqlite::Error) -> SinkError {
             "{text}: restore the file from a backup, or name another (sink.sqlite.path) and rebuild"
         )),
         // The row is at fault: too big, or against a constraint, type or trigger that somebody added.
-        ErrorCode::TooBig | ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch => SinkError::Refused(text),
-        // The program and the tables do not fit each other, or the platform lacks something: no waiting helps.
+        ErrorCode::TooBig | ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch => {
+            SinkError::Refused(text)
+        }
+        // The program and the tables do not fit each other, or the platform lacks something: waiting is
+        // of no use.
         ErrorCode::Unknown
         | ErrorCode::NotFound
         | ErrorCode::InternalMalfunction
         | ErrorCode::ApiMisuse
         | ErrorCode::ParameterOutOfRange
         | ErrorCode::NoLargeFileSupport => SinkError::Halt(format!(
-            "{text}: the tables are not as Hookline made them; restore them, or name another file (sink.sqlite.path)"
+            "{text}: the tables are not as Hookline made them; restore them, or name another file \
+             (sink.sqlite.path)"
         )),
         // A code that a later SQLite has: tried again, since that loses nothing and can be seen.
         _ => SinkError::Retry(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meaning(code: i32) -> SinkError {
+        failed(Path::new("a.db"), &rusqlite::Error::SqliteFailure(ffi::Error::new(code), None))
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_tried_again() {
+        let codes = [
+            ffi::SQLITE_BUSY,
+            ffi::SQLITE_BUSY_SNAPSHOT,
+            ffi::SQLITE_LOCKED,
+            ffi::SQLITE_IOERR_FSYNC,
+            ffi::SQLITE_FULL,
+            ffi::SQLITE_NOMEM,
+            ffi::SQLITE_PROTOCOL,
+            ffi::SQLITE_SCHEMA,
+            9999,
+        ];
+        for code in codes {
+            assert!(matches!(meaning(code), SinkError::Retry(_)), "{code}");
+        }
+    }
+
+    #[test]
+    fn what_somebody_must_change_stops_the_pipeline() {
+        let codes = [
+            ffi::SQLITE_CANTOPEN,
+            ffi::SQLITE_NOTADB,
+            ffi::SQLITE_CORRUPT,
+            ffi::SQLITE_READONLY_DBMOVED,
+            ffi::SQLITE_PERM,
+            ffi::SQLITE_ERROR,
+            ffi::SQLITE_CONSTRAINT_PRIMARYKEY,
+        ];
+        for code in codes {
+            assert!(matches!(meaning(code), SinkError::Halt(_)), "{code}");
+        }
+    }
+
+    #[test]
+    fn what_the_data_is_to_blame_for_is_refused() {
+        let codes = [
+            ffi::SQLITE_TOOBIG,
+            ffi::SQLITE_MISMATCH,
+            ffi::SQLITE_CONSTRAINT_CHECK,
+            ffi::SQLITE_CONSTRAINT_UNIQUE,
+            ffi::SQLITE_CONSTRAINT_TRIGGER,
+        ];
+        for code in codes {
+            assert!(matches!(meaning(code), SinkError::Refused(_)), "{code}");
+        }
     }
 }

@@ -181,6 +181,8 @@ pub(crate) fn events_are_applied_once_and_in_order(place: &impl Place) {
     owner.deliver(&[simple(7)]).unwrap();
     owner.deliver(&[simple(10), simple(11), simple(12)]).unwrap();
     assert_eq!(ids(place), ["e3", "e4", "e7", "e10", "e11", "e12"]);
+    let mut count = |offset| owner.sink.count(0, Position { offset, ordinal: 0 }).unwrap();
+    assert_eq!([count(-1), count(3), count(9), count(12), count(99)], [0, 1, 3, 6, 6]);
 }
 
 pub(crate) fn the_fence_reads_back_as_it_was_written(place: &impl Place) {
@@ -214,6 +216,11 @@ pub(crate) fn a_position_may_be_cut_between_two_batches(place: &impl Place) {
     let released = |ordinal: u32| effect(10, ordinal, &event(&format!("r{ordinal}"), Some("order-1")), b"{}");
     owner.deliver(&[released(0), released(1)]).unwrap();
     assert_eq!(owner.fence.position, Position { offset: 10, ordinal: 1 });
+    // The ordinal is part of where the fence stands.
+    let there = owner.fence;
+    owner.fence.position.ordinal = 0;
+    assert!(matches!(owner.deliver(&[released(2)]), Err(SinkError::Fenced { .. })));
+    assert_eq!(owner.sink.fence(0).unwrap(), there);
     // A crash: another instance goes on in the middle.
     let mut next = Owner::claim(place, 0, epoch(2));
     assert_eq!(next.fence.position, Position { offset: 10, ordinal: 1 });
@@ -229,19 +236,20 @@ pub(crate) fn a_batch_without_effects_moves_the_fence(place: &impl Place) {
     assert_eq!(owner.sink.fence(0).unwrap(), to);
 }
 
+fn assert_fenced(error: &SinkError, by: Epoch, of: Epoch) {
+    let SinkError::Fenced { partition: 0, found, own } = error else { panic!("not fenced: {error:?}") };
+    assert_eq!((*found, *own), (by, of));
+}
+
 pub(crate) fn an_older_owner_neither_claims_nor_delivers(place: &impl Place) {
     let mut old = Owner::claim(place, 0, epoch(5));
     old.deliver(&[simple(1)]).unwrap();
     let mut new = Owner::claim(place, 0, epoch(9));
     assert_eq!(new.fence.position, old.fence.position);
     let fenced = old.deliver(&[simple(2)]).unwrap_err();
-    assert!(
-        matches!(fenced, SinkError::Fenced { partition: 0, found, own } if found == epoch(9) && own == epoch(5))
-    );
+    assert_fenced(&fenced, epoch(9), epoch(5));
     let fenced = old.sink.claim(0, epoch(8)).unwrap_err();
-    assert!(
-        matches!(fenced, SinkError::Fenced { partition: 0, found, own } if found == epoch(9) && own == epoch(8))
-    );
+    assert_fenced(&fenced, epoch(9), epoch(8));
     new.deliver(&[simple(2)]).unwrap();
     assert_eq!(ids(place), ["e1", "e2"]);
 }

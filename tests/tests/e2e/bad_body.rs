@@ -9,14 +9,20 @@ use crate::common::{PATIENCE, order, shared};
 
 #[test]
 fn a_body_that_cannot_be_read_is_dead_lettered_with_its_reason() {
-    let deep = "[".repeat(200) + &"]".repeat(200);
+    // A body with so many levels.
+    let nested = |levels: usize, id: &str, number: &str| {
+        let arrays = "[".repeat(levels - 1) + &"]".repeat(levels - 1);
+        let order = text(order(id, number, "1"));
+        format!(r#"{},"extra":{arrays}}}"#, &order[..order.len() - 1])
+    };
     let long = "x".repeat(10_000);
     let number = |sequence: &str| {
         let id: String = sequence.bytes().map(|byte| format!("{byte:02x}")).collect();
         text(order(&format!("evt_{id}"), "bad-body", sequence))
     };
     let cases: Vec<(String, &str)> = vec![
-        (format!(r#"{{"id":"evt_deep","extra":{deep}}}"#), "body nests deeper than"),
+        (nested(128, "evt_128", "bad-body"), "body nests deeper than 127 levels"),
+        (nested(10_000, "evt_10000", "bad-body"), "body nests deeper than 127 levels"),
         (number("\"abc\""), "sequence is not an integer"),
         (number("1.5"), "sequence is not an integer"),
         (number("1e3"), "sequence is not an integer"),
@@ -47,7 +53,7 @@ fn a_body_that_cannot_be_read_is_dead_lettered_with_its_reason() {
         (r#"{"id":"evt_twice"} {}"#.to_owned(), "body is not JSON"),
         ("\u{feff}{}".to_owned(), "body is not JSON"),
         (String::new(), "body is not JSON"),
-        ("42".to_owned(), "/id is missing"),
+        ("42".to_owned(), "/type is missing"),
     ];
     let shared = shared();
     let (client, [acme, _]) = (Client::new(), CONNECTIONS);
@@ -60,7 +66,10 @@ fn a_body_that_cannot_be_read_is_dead_lettered_with_its_reason() {
         assert_eq!(shared.site.post_order(&client, acme, body).status, 200);
     }
     // The entity goes on.
-    assert_eq!(shared.site.post_order(&client, acme, &order("evt_good", "bad-body", "1")).status, 200);
+    assert_eq!(
+        shared.site.post_order(&client, acme, nested(127, "evt_good", "bad-body").as_bytes()).status,
+        200
+    );
     let rows = shared.rows_of("acme", "purchase-order-bad-body", 1);
     assert_eq!(rows[0].event_id, "evt_good");
 

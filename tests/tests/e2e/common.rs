@@ -100,10 +100,6 @@ impl Site {
         Self { gap_wait, ..self }
     }
 
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
     pub(crate) fn bootstrap(&self) -> &str {
         &self.bootstrap
     }
@@ -264,7 +260,9 @@ pub(crate) fn secrets() -> Vec<(&'static str, &'static str)> {
     sources::secrets().iter().chain([&BILLING_SECRET]).map(|secret| (secret.name, secret.value)).collect()
 }
 
+/// The secrets, and a log of all that is ever logged: in it, too, nothing may leak.
 fn with_secrets(program: Program) -> Program {
+    let program = program.env("HOOKLINE_LOG", "debug");
     secrets().into_iter().fold(program, |program, (name, value)| program.env(name, value))
 }
 

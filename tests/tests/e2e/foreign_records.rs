@@ -12,34 +12,39 @@ use sandbox::sources::CONNECTIONS;
 
 use crate::common::{Sink, Site, order, processor, row_count, rows, stderr, stdout, wait_decided};
 
-type Headers<'a> = &'a [(&'a str, &'a [u8])];
+const GAP_OF_THIS: &[u8] = br#"{"pipeline":"foreign","next":1,"opened_at":0,"stage":0,"by":"x","why":"y"}"#;
+const GAP_OF_ANOTHER: &[u8] =
+    br#"{"pipeline":"another","next":1,"opened_at":0,"stage":0,"by":"x","why":"y"}"#;
 
-/// A well-formed event's headers, with an id of its own.
-macro_rules! event {
-    ($id:expr $(, $name:expr => $value:expr)*) => {
-        &[
-            ("ce_specversion", b"1.0"),
-            ("ce_id", $id),
-            ("ce_source", b"makini/acme"),
-            ("ce_type", b"purchase_order.updated"),
-            ("ce_time", b"2026-01-01T00:00:00Z"),
-            ("hookline-received-at", b"1"),
-            $(($name, $value),)*
-        ] as Headers<'_>
-    };
+type Headers<'a> = Vec<(&'a str, &'a [u8])>;
+
+/// A well-formed event's headers, and more; of two with one name the last counts.
+fn event<'a>(id: &'a str, more: &[(&'a str, &'a str)]) -> Headers<'a> {
+    let mut headers = headers(&[
+        ("ce_specversion", "1.0"),
+        ("ce_id", id),
+        ("ce_source", "makini/acme"),
+        ("ce_type", "purchase_order.updated"),
+        ("ce_time", "2026-01-01T00:00:00Z"),
+        ("hookline-received-at", "1"),
+    ]);
+    headers.extend(self::headers(more));
+    headers
 }
 
 /// A control record's headers.
-macro_rules! control {
-    ($kind:expr) => {
-        &[
-            ("ce_specversion", b"1.0"),
-            ("ce_id", b"forged"),
-            ("ce_source", b"hookline"),
-            ("ce_type", $kind),
-            ("ce_time", b"2026-01-01T00:00:00Z"),
-        ] as Headers<'_>
-    };
+fn control(kind: &str) -> Headers<'_> {
+    headers(&[
+        ("ce_specversion", "1.0"),
+        ("ce_id", "forged"),
+        ("ce_source", "hookline"),
+        ("ce_type", kind),
+        ("ce_time", "2026-01-01T00:00:00Z"),
+    ])
+}
+
+fn headers<'a>(list: &[(&'a str, &'a str)]) -> Headers<'a> {
+    list.iter().map(|(name, value)| (*name, value.as_bytes())).collect()
 }
 
 #[test]
@@ -52,43 +57,35 @@ fn records_of_another_producer_are_dead_lettered_or_counted_and_never_a_stall() 
     let noise = noise.as_slice();
     // Headers, value, and the reason that its dead letter must give; none where it is not an event at all.
     let cases: Vec<(Headers<'_>, Option<&[u8]>, Option<&str>)> = vec![
-        (&[], Some(noise), Some("header ce_specversion is missing")),
-        (&[], None, Some("header ce_specversion is missing")),
-        (&[], Some(b""), Some("header ce_specversion is missing")),
-        (&[("trace", noise), ("", b""), ("ce_id", noise)], Some(noise), Some("header ce_id is malformed")),
-        (&[("ce_specversion", b"0.3"), ("ce_id", b"1")], Some(b"{}"), Some("ce_specversion is not 1.0")),
-        (&[("ce_specversion", b"1.0")], Some(b"{}"), Some("header ce_id is missing")),
-        (event!(b""), Some(b"{}"), Some("header ce_id is missing")),
-        (event!(b"f1", "ce_source" => b"a/b/c"), Some(b"{}"), Some("header ce_source is malformed")),
+        (vec![], Some(noise), Some("header ce_specversion is missing")),
+        (vec![], None, Some("header ce_specversion is missing")),
+        (vec![], Some(b""), Some("header ce_specversion is missing")),
+        (vec![("trace", noise), ("", b""), ("ce_id", noise)], Some(noise), Some("header ce_id is malformed")),
+        (event("1", &[("ce_specversion", "0.3")]), Some(b"{}"), Some("ce_specversion is not 1.0")),
+        (headers(&[("ce_specversion", "1.0")]), Some(b"{}"), Some("header ce_id is missing")),
+        (event("", &[]), Some(b"{}"), Some("header ce_id is missing")),
+        (event("1", &[("ce_source", "a/b/c")]), Some(b"{}"), Some("header ce_source is malformed")),
         (
-            event!(b"f2", "hookline-received-at" => b"soon"),
+            event("1", &[("hookline-received-at", "soon")]),
             Some(b"{}"),
-            Some("hookline-received-at is malformed"),
+            Some("header hookline-received-at is malformed"),
         ),
-        (event!(b"f3"), None, Some("no entity")),
-        (event!(b"f4", "ce_subject" => b"e4"), Some(b"{}"), Some("no sequence or version")),
+        (event("f1", &[]), None, Some("no entity")),
+        (event("f2", &[("ce_subject", "e2")]), Some(b"{}"), Some("no sequence or version")),
         (
-            event!(b"f5", "ce_subject" => b"e5", "ce_sequence" => b"-7"),
+            event("f3", &[("ce_subject", "e3"), ("ce_sequence", "-7")]),
             None,
             Some("sequence is not an integer"),
         ),
         // Good to the fold, but no text for PostgreSQL: the sink refuses it.
-        (event!(b"f6", "ce_subject" => b"e6\0", "ce_sequence" => b"1"), Some(b"{}"), Some("U+0000")),
-        // Forged control records: bad JSON, an unknown type, no body, another pipeline's, a gap that is none.
-        (control!(b"hookline.control.gap-expired"), Some(b"{not json"), None),
-        (control!(b"hookline.control.gap-expired"), None, None),
-        (control!(b"hookline.control.config"), Some(noise), None),
-        (control!(b"hookline.control.self-destruct"), Some(b"{}"), None),
-        (
-            control!(b"hookline.control.gap-expired"),
-            Some(br#"{"pipeline":"foreign","next":1,"opened_at":0,"stage":0,"by":"x","why":"y"}"#),
-            None,
-        ),
-        (
-            control!(b"hookline.control.gap-expired"),
-            Some(br#"{"pipeline":"another","next":1,"opened_at":0,"stage":0,"by":"x","why":"y"}"#),
-            None,
-        ),
+        (event("f4", &[("ce_subject", "e4\0"), ("ce_sequence", "1")]), Some(b"{}"), Some("U+0000")),
+        // Forged control records: bad JSON, no body, an unknown type, a gap that is none, another pipeline's.
+        (control("hookline.control.gap-expired"), Some(b"{not json"), None),
+        (control("hookline.control.gap-expired"), None, None),
+        (control("hookline.control.config"), Some(noise), None),
+        (control("hookline.control.self-destruct"), Some(b"{}"), None),
+        (control("hookline.control.gap-expired"), Some(GAP_OF_THIS), None),
+        (control("hookline.control.gap-expired"), Some(GAP_OF_ANOTHER), None),
     ];
     let records: Vec<NewRecord<'_>> = cases
         .iter()
@@ -150,7 +147,7 @@ fn records_of_another_producer_are_dead_lettered_or_counted_and_never_a_stall() 
 
 /// Such a record has no id by which its repeat would be known.
 fn is_no_event(reason: &str) -> bool {
-    reason.contains("header") || reason.contains("ce_specversion") || reason.contains("malformed")
+    reason.contains("header ") || reason.contains("ce_specversion")
 }
 
 /// Leaves a hole in the log: records that no reader sees, and a transaction's end.

@@ -28,7 +28,7 @@ fn a_second_pipeline_on_the_same_tables_is_refused_and_the_first_goes_on() {
     let mut second = site.instance_with("second", "only", &sink, "").program;
     second.spawn();
     second.wait_log("give it a schema of its own (sink.postgres.schema)", PATIENCE);
-    assert!(second.log_text().contains("pipeline first"), "{}", second.log_text());
+    assert!(second.log_text().contains("belong to pipeline `first`"), "{}", second.log_text());
     wait::until("a second try", PATIENCE, || {
         second
             .metrics()

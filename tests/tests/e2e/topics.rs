@@ -61,13 +61,13 @@ fn a_topic_that_is_not_as_it_must_be_is_refused_with_what_to_do() {
         (
             "forgetful",
             2,
-            &[("retention.ms", "60000")],
+            &[("message.timestamp.type", "LogAppendTime"), ("retention.ms", "60000")],
             &["topic forgetful.events: retention.ms is 60000, but must be", "kafka-configs --alter"],
         ),
         (
             "narrow",
             2,
-            &[("retention.ms", "-1"), ("max.message.bytes", "1000")],
+            &[("message.timestamp.type", "LogAppendTime"), ("max.message.bytes", "1000")],
             &[
                 "topic narrow.events: max.message.bytes is 1000, but must be at least",
                 "kafka-configs --alter",
@@ -76,11 +76,7 @@ fn a_topic_that_is_not_as_it_must_be_is_refused_with_what_to_do() {
         (
             "producers-clock",
             2,
-            &[
-                ("retention.ms", "-1"),
-                ("max.message.bytes", "2000000"),
-                ("message.timestamp.type", "CreateTime"),
-            ],
+            &[("retention.ms", "-1"), ("max.message.bytes", "2000000")],
             &["message.timestamp.type is CreateTime, but must be LogAppendTime"],
         ),
     ];

@@ -46,9 +46,12 @@ fn meaning(code: &str) -> Meaning {
     const DATABASE: &str = "create the database, or name another in sink.postgres.url";
     const TABLES: &str = "the tables are not as Hookline made them; restore them, or give it an empty schema \
                           (sink.postgres.schema) and rebuild";
-    const PRIVILEGE: &str = "grant the role what it lacks: USAGE on the schema, SELECT, INSERT and UPDATE on its \
-                             tables; to make them, CREATE on the schema, and on the database to make that";
+    const PRIVILEGE: &str = "grant the role what it lacks: USAGE on the schema, SELECT, INSERT and UPDATE \
+                             on its tables; to make them, CREATE on the schema, and on the database to \
+                             make that";
     const CORRUPT: &str = "the database is damaged; restore it from a backup";
+    const FEATURE: &str = "the server, or a table's setting, lacks what Hookline needs: PostgreSQL 12 or \
+                           later, and no row-level security for this role";
     const DEFECT: &str = "this is a defect of Hookline: please report it";
     match (code, code.get(..2).unwrap_or_default()) {
         // A user's row-level policy or trigger may check the row's data, but a privilege is not the row's.
@@ -61,6 +64,10 @@ fn meaning(code: &str) -> Meaning {
         ("42P05", _) | (_, "26") => Meaning::Retry,
         // Missing or changed tables and columns, and everything else of syntax and access rules.
         (_, "42") => Meaning::Halt(TABLES),
+        // A column has another type than the one that COPY was given.
+        ("22P03", _) => Meaning::Halt(TABLES),
+        // No COPY under row-level security; another product that speaks the protocol.
+        (_, "0A") => Meaning::Halt(FEATURE),
         // One statement may touch a row once: the batch names each entity once.
         (_, "21") => Meaning::Halt(DEFECT),
         (_, "XX") if code == "XX001" || code == "XX002" => Meaning::Halt(CORRUPT),
@@ -69,11 +76,11 @@ fn meaning(code: &str) -> Meaning {
         (_, "22" | "23" | "44" | "54" | "P0") => Meaning::Refused,
         // Time: the connection is lost (08); deadlocks and serialization (40); a standby, or a transaction
         // that was idle for too long (25); resources, disk, memory, connections (53); locks and states that
-        // pass (55); shutdown, restart, time-outs, cancelled by an administrator (57); the server's disk (58);
-        // a plan that a changed table made void (0A); the server's own surprises (XX).
-        (_, "08" | "25" | "40" | "53" | "55" | "57" | "58" | "0A" | "XX") => Meaning::Retry,
-        // Unknown: to try again loses nothing and shows as a growing lag. To refuse would drop good events, and
-        // to stop would stop for what may pass.
+        // pass (55); shutdown, restart, time-outs, cancelled by an administrator (57); the server's disk
+        // (58); the server's own surprises (XX).
+        (_, "08" | "25" | "40" | "53" | "55" | "57" | "58" | "XX") => Meaning::Retry,
+        // Unknown: to try again loses nothing and shows as a growing lag. To refuse would drop good events,
+        // and to stop would stop for what may pass.
         _ => Meaning::Retry,
     }
 }
@@ -89,8 +96,8 @@ fn without_answer(server: &Server, error: &tokio_postgres::Error) -> SinkError {
         )),
         // The server could not prove that it knows the password, or asks in a way that this client lacks.
         "authentication error" => SinkError::Halt(format!(
-            "{server}: the server asks for, or answers with, another proof of the password than SCRAM-SHA-256 \
-             or MD5: correct the password in sink.postgres.url, or the server's pg_hba.conf"
+            "{server}: server and client do not agree on a proof of the password, or the server's is wrong: \
+             let pg_hba.conf ask for scram-sha-256, and check that the URL names the right server"
         )),
         "error performing TLS handshake" => match cause {
             // Cut in the middle.
@@ -99,12 +106,12 @@ fn without_answer(server: &Server, error: &tokio_postgres::Error) -> SinkError {
             }
             Some(cause) => SinkError::Halt(format!(
                 "{server}: no safe TLS connection ({cause}): let SSL_CERT_FILE name the file with the CA \
-                 certificate to trust, and the URL name the host as the certificate does; or go without TLS by \
-                 sslmode=disable"
+                 certificate to trust, and the URL name the host as the certificate does; or go without TLS \
+                 by sslmode=disable"
             )),
             None => SinkError::Halt(format!(
-                "{server}: the server offers no TLS, or the URL names no host: enable it there, or go without \
-                 by sslmode=disable"
+                "{server}: the server offers no TLS, or the URL names no host: enable it there, or go \
+                 without by sslmode=disable"
             )),
         },
         // A column of another type than Hookline made.
@@ -112,8 +119,8 @@ fn without_answer(server: &Server, error: &tokio_postgres::Error) -> SinkError {
             || kind.starts_with("error serializing parameter") =>
         {
             SinkError::Halt(format!(
-                "{server}: {kind}: the tables are not as Hookline made them; restore them, or give it an empty \
-                 schema (sink.postgres.schema) and rebuild"
+                "{server}: {kind}: the tables are not as Hookline made them; restore them, or give it an \
+                 empty schema (sink.postgres.schema) and rebuild"
             ))
         }
         // The connection: refused, reset, closed, timed out, the name not resolved, an answer that is none.
@@ -133,7 +140,7 @@ mod tests {
         let codes = [
             "08006", "08001", "08004", "08P01", "25006", "25P02", "25P03", "26000", "40001", "40P01",
             "53100", "53200", "53300", "55P03", "55006", "57014", "57P01", "57P02", "57P03", "57P05",
-            "58030", "0A000", "XX000", "42P05", "99999", "",
+            "58030", "XX000", "42P05", "99999", "",
         ];
         for code in codes {
             assert_eq!(meaning(code), Meaning::Retry, "{code}");
@@ -142,8 +149,10 @@ mod tests {
 
     #[test]
     fn what_somebody_must_change_stops_the_pipeline() {
-        for code in ["28P01", "28000", "3D000", "3F000", "42P01", "42501", "42703", "42804", "21000", "XX001"]
-        {
+        for code in [
+            "28P01", "28000", "3D000", "3F000", "42P01", "42501", "42703", "42804", "21000", "0A000",
+            "22P03", "XX001",
+        ] {
             assert!(matches!(meaning(code), Meaning::Halt(_)), "{code}");
         }
     }

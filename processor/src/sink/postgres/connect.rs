@@ -17,7 +17,8 @@ use tokio_postgres::{Client, Config, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::classify::failed;
-use super::{INSERT_EVENTS, MOVE_FENCE, UPSERT_ENTITIES};
+use super::copy::COPY_EVENTS;
+use super::{MOVE_FENCE, UPSERT_ENTITIES};
 use crate::sink::{Context, SinkError, rows};
 
 /// For one host's TCP connection, and again for the greeting and the session's settings.
@@ -57,7 +58,7 @@ pub(super) struct Server {
 pub(super) struct Session {
     pub(super) client: Client,
     pub(super) move_fence: Statement,
-    pub(super) insert_events: Statement,
+    pub(super) copy_events: Statement,
     pub(super) upsert_entities: Statement,
     socket: JoinHandle<()>,
 }
@@ -137,15 +138,15 @@ impl Server {
         let encoding: String = settings.and_then(|row| row.try_get(3)).map_err(failed)?;
         if encoding != "UTF8" {
             return Err(SinkError::Halt(format!(
-                "the database of {self} has the encoding {encoding}, which cannot hold every event: create one \
-                 with ENCODING 'UTF8' and name it in sink.postgres.url"
+                "the database of {self} has the encoding {encoding}, which cannot hold every event: create \
+                 one with ENCODING 'UTF8' and name it in sink.postgres.url"
             )));
         }
         self.migrate(&mut client).await?;
         let move_fence = client.prepare(&self.sql(MOVE_FENCE)).await.map_err(failed)?;
-        let insert_events = client.prepare(&self.sql(INSERT_EVENTS)).await.map_err(failed)?;
+        let copy_events = client.prepare(&self.sql(COPY_EVENTS)).await.map_err(failed)?;
         let upsert_entities = client.prepare(&self.sql(UPSERT_ENTITIES)).await.map_err(failed)?;
-        Ok(Session { client, move_fence, insert_events, upsert_entities, socket })
+        Ok(Session { client, move_fence, copy_events, upsert_entities, socket })
     }
 
     async fn migrate(&self, client: &mut Client) -> Result<(), SinkError> {
@@ -224,8 +225,8 @@ fn parse(url: &str) -> Result<Config, SinkError> {
     url.parse().map_err(|_| {
         SinkError::Halt(
             "the connection string of sink.postgres.url cannot be read: it has the form \
-             postgres://user:password@host:port/database?sslmode=…, special characters in user and password \
-             percent-encoded (\"@\" is %40), sslmode one of disable, prefer, require, verify-full"
+             postgres://user:password@host:port/database?sslmode=…, special characters in user and \
+             password percent-encoded (\"@\" is %40), sslmode one of disable, prefer, require, verify-full"
                 .to_owned(),
         )
     })
@@ -283,7 +284,7 @@ mod tests {
         };
         let context = Context { pipeline: "p".into(), cluster_id: "c".into(), topic: "t".into() };
         let server = Server::new(&config, &context).unwrap();
-        assert_eq!(server.to_string(), "PostgreSQL at db1:5433, db2:5433, database shop, schema hooks");
+        assert_eq!(server.to_string(), "PostgreSQL at db1:5432, db2:5433, database shop, schema hooks");
     }
 
     #[test]

@@ -1,0 +1,187 @@
+//! Reads id, type, entity, order and connection out of a verified webhook, as its source's configuration says.
+//!
+//! It takes a [`Verified`] webhook and gives [`Extracted`] events, which `append.rs` puts into the log. A
+//! webhook that cannot be read still becomes an event, with the reason in `problem`: the processor
+//! dead-letters it. Values are taken as the sender wrote them; nothing is parsed as a number here. It reads no
+//! clock, does no I/O, and never repeats a body's content in a message.
+
+mod document;
+mod field;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use shared::event::{ATTRIBUTE_LEN_MAX, Event, sha256_hex};
+
+use self::document::{Elements, Found};
+use self::field::Reader;
+pub use self::plan::Plan;
+use crate::signature::Verified;
+use crate::trace::TraceContext;
+
+/// The most events that one body may hold; a longer array is one event with a problem.
+pub const ELEMENTS_MAX: usize = 4096;
+
+/// The longest content type that is kept.
+const CONTENT_TYPE_LEN_MAX: usize = 256;
+
+/// The type of an event whose source has no types, or whose type cannot be read.
+const KIND_DEFAULT: &str = "event";
+
+/// The events of one verified webhook, for the log. Only [`extract`] makes it.
+#[derive(Debug)]
+pub struct Extracted {
+    events: Vec<(Event, Bytes)>,
+}
+
+impl Extracted {
+    /// The events, each with its record's body.
+    #[must_use]
+    pub fn events(&self) -> &[(Event, Bytes)] {
+        &self.events
+    }
+
+    /// Whether one of them could not be read.
+    #[must_use]
+    pub fn has_problem(&self) -> bool {
+        self.events.iter().any(|(event, _)| event.problem.is_some())
+    }
+}
+
+/// Why a verified webhook is refused as a whole; nothing of it is appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// The body is an array, and the source does not split arrays.
+    #[error("the body is an array of events, which this source does not take")]
+    Array,
+    /// The secret that matched is another connection's.
+    #[error("no signature matches")]
+    Connection,
+}
+
+/// Reads a webhook's events.
+///
+/// # Errors
+/// The webhook is refused as a whole.
+pub fn extract(plan: &Plan, webhook: &Verified, trace: &TraceContext) -> Result<Extracted, Unfit> {
+    let body = webhook.body();
+    let one = |document| Ok(vec![(event(plan, webhook, trace, body, None, document)?, body.clone())]);
+    let events = if !plan.reads_body() {
+        one(Ok(Vec::new()))?
+    } else if !document::is_array(body) {
+        one(document::read(body, plan.pointers()))?
+    } else if !plan.splits_arrays() {
+        return Err(Unfit::Array);
+    } else {
+        match document::elements(body, ELEMENTS_MAX) {
+            Elements::Unreadable(problem) => one(Err(problem))?,
+            Elements::Each(elements) => elements
+                .into_iter()
+                .enumerate()
+                .map(|(index, element)| {
+                    let document = document::read(&element, plan.pointers());
+                    Ok((event(plan, webhook, trace, &element, Some(index), document)?, element.clone()))
+                })
+                .collect::<Result<_, Unfit>>()?,
+        }
+    };
+    Ok(Extracted { events })
+}
+
+/// One event. `document` is what the body's pointers point at, or why the body is not JSON.
+fn event(
+    plan: &Plan,
+    webhook: &Verified,
+    trace: &TraceContext,
+    body: &Bytes,
+    index: Option<usize>,
+    document: Result<Vec<Found<'_>>, String>,
+) -> Result<Event, Unfit> {
+    let mut reader = Reader::new(webhook, body, index, document);
+    let connection = plan.connection().and_then(|field| reader.take("connection", field));
+    let (connection, key_id) = connection_and_key(webhook, connection)?;
+    let kind = reader.kind(plan.kind());
+    let rule = plan.rule(kind.as_deref());
+    let id = reader.id(plan.id());
+    let (entity, sequence) = if rule.ignored {
+        (reader.attempt(rule.entity), reader.attempt(rule.sequence))
+    } else {
+        (
+            rule.entity.and_then(|field| reader.take("entity", field)),
+            rule.sequence.and_then(|field| reader.take(rule.order, field)),
+        )
+    };
+    let entity = entity.and_then(|id| reader.prefixed(rule.entity_prefix, &id));
+    let id = id.map_or_else(|| fallback_id(body), Cow::into_owned);
+    Ok(Event {
+        id,
+        source: plan.source().to_owned(),
+        connection,
+        kind: kind.map_or_else(|| KIND_DEFAULT.to_owned(), Cow::into_owned),
+        time: time(webhook),
+        entity,
+        sequence: sequence.map(Cow::into_owned),
+        content_type: content_type(webhook),
+        traceparent: Some(trace.parent.clone()),
+        tracestate: trace.state.clone(),
+        received_at_ms: webhook.received_at_ms(),
+        scheme: webhook.scheme().to_owned(),
+        key_id,
+        problem: reader.into_problem(),
+        signature_headers: webhook.signature_headers().to_vec(),
+    })
+}
+
+/// The connection, and the secret that signed for it. Where the connection cannot be read, the secret says
+/// whose webhook it is, if it is one connection's alone.
+fn connection_and_key(
+    webhook: &Verified,
+    connection: Option<Cow<'_, str>>,
+) -> Result<(String, String), Unfit> {
+    let connection = match connection {
+        Some(connection) => connection.into_owned(),
+        None => {
+            let only = webhook.only_connection().unwrap_or_default().to_owned();
+            let key_id = webhook.any_signer().map_or_else(String::new, |signer| signer.key_id.to_string());
+            return Ok((only, key_id));
+        }
+    };
+    let signer = webhook.signer(&connection).ok_or(Unfit::Connection)?;
+    Ok((connection, signer.key_id.to_string()))
+}
+
+/// The id of an event whose own cannot be read: a repeat of the same body gets the same.
+fn fallback_id(body: &[u8]) -> String {
+    format!("sha256:{}", sha256_hex(body))
+}
+
+/// When the sender says that it sent it, else when it was received; RFC 3339.
+fn time(webhook: &Verified) -> String {
+    let signed = webhook.signed_at_s().and_then(|s| jiff::Timestamp::from_second(s).ok());
+    let time = signed.or_else(|| jiff::Timestamp::from_millisecond(webhook.received_at_ms()).ok());
+    time.unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
+}
+
+fn content_type(webhook: &Verified) -> Option<String> {
+    let value = webhook.headers().get(http::header::CONTENT_TYPE)?;
+    let text = std::str::from_utf8(value.as_bytes()).ok()?;
+    (1..=CONTENT_TYPE_LEN_MAX).contains(&text.len()).then(|| text.to_owned())
+}
+
+/// What every attribute of an event must be.
+fn fit(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() {
+        return Err("is empty");
+    }
+    if text.len() > ATTRIBUTE_LEN_MAX {
+        return Err("is longer than 1024 bytes");
+    }
+    // PostgreSQL's text, among others, has no U+0000.
+    if text.contains('\0') {
+        return Err("contains U+0000");
+    }
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! The command line of ingest: `ingest serve`, `ingest check`.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use ingest::{Error, SetupError};
+use shared::config::Config;
+
+/// A wrong configuration's exit status; also that of a wrong command line.
+const EXIT_CONFIG: u8 = 2;
+
+/// Verifies webhooks and appends them to Kafka before it answers 200.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Receives webhooks until SIGTERM or SIGINT.
+    Serve(ConfigFile),
+    /// Says what is wrong with the configuration, without starting.
+    Check(ConfigFile),
+}
+
+#[derive(clap::Args)]
+struct ConfigFile {
+    /// The configuration file.
+    #[arg(long, env = shared::CONFIG_ENV, default_value = "hookline.toml")]
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(file) => serve(&file.config),
+        Command::Check(file) => check(&file.config),
+    };
+    result.unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "ingest: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn load(path: &Path) -> Result<Config, ExitCode> {
+    let config = Config::load(path).map_err(|error| wrong(&error.to_string()))?;
+    ingest::check(&config).map_err(|error| wrong(&placed(path, &error)))?;
+    Ok(config)
+}
+
+fn check(path: &Path) -> anyhow::Result<ExitCode> {
+    let config = match load(path) {
+        Ok(config) => config,
+        Err(code) => return Ok(code),
+    };
+    let mut out = std::io::stdout();
+    writeln!(out, "{}: good", path.display())?;
+    let scheme = if config.ingest.tls.is_some() { "https" } else { "http" };
+    writeln!(out, "log {} at {}", config.log.topic, config.kafka.bootstrap_servers)?;
+    for (name, source) in &config.sources {
+        let connection =
+            if source.connection == Some(shared::selector::Selector::Path) { "/{connection}" } else { "" };
+        let secrets =
+            source.secrets.len() + source.connections.values().map(|c| c.secrets.len()).sum::<usize>();
+        writeln!(
+            out,
+            "POST {scheme}://{}/webhooks/{name}{connection}: {secrets} secrets, {} connections",
+            config.ingest.listen,
+            source.connections.len()
+        )?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn serve(path: &Path) -> anyhow::Result<ExitCode> {
+    let config = match load(path) {
+        Ok(config) => config,
+        Err(code) => return Ok(code),
+    };
+    shared::telemetry::init_logs(config.telemetry.log_format);
+    let metrics = shared::telemetry::init_metrics();
+    let exporter = shared::spans::init("hookline-ingest");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(async {
+        // Before anything else, so that a signal during the start is not lost.
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let running = match ingest::serve(&config, metrics).await {
+            Ok(running) => running,
+            Err(Error::Setup(error)) => return Ok(wrong(&placed(path, &error))),
+            Err(error) => return Err(error.into()),
+        };
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
+            result = tokio::signal::ctrl_c() => {
+                result?;
+                tracing::info!(signal = "SIGINT", "stopping");
+            }
+        }
+        let stopped = running.stop().await;
+        if stopped.drained && stopped.flushed {
+            tracing::info!("stopped; every accepted request was answered");
+        } else {
+            tracing::warn!(
+                drained = stopped.drained,
+                flushed = stopped.flushed,
+                "stopped at the end of ingest.drain_timeout; what was not answered is sent again"
+            );
+        }
+        Ok(ExitCode::SUCCESS)
+    });
+    if let Some(exporter) = exporter {
+        exporter.shutdown();
+    }
+    ended
+}
+
+fn wrong(message: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "ingest: {message}");
+    ExitCode::from(EXIT_CONFIG)
+}
+
+/// The message with file and line: of the value itself, or of the table that it stands in.
+fn placed(path: &Path, error: &SetupError) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let table = || {
+        let mut key = error.key.as_str();
+        loop {
+            if let Some(at) =
+                [format!("[{key}]"), format!("[{key}.")].iter().find_map(|header| text.find(header))
+            {
+                return Some(at);
+            }
+            key = key.rsplit_once('.')?.0;
+        }
+    };
+    match error.span.as_ref().map(|span| span.start).or_else(table) {
+        Some(start) => {
+            let line = text.get(..start).map_or(1, |before| before.matches('\n').count() + 1);
+            format!("{}:{line}: {error}", path.display())
+        }
+        None => format!("{}: {error}", path.display()),
+    }
+}

@@ -1,0 +1,111 @@
+//! Every metric of ingest: names, meaning, and the handles that the hot path records to.
+//!
+//! Handles are made once per source, so that a request costs no look-up. Sources that nobody configured are
+//! counted under `unknown`: a sender cannot create label values.
+
+use std::time::Duration;
+
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
+
+use crate::problem::Kind;
+
+const WEBHOOKS: &str = "ingest_webhooks_total";
+const REQUEST_SECONDS: &str = "ingest_request_duration_seconds";
+const APPEND_SECONDS: &str = "ingest_append_duration_seconds";
+const EVENTS: &str = "ingest_events_total";
+const IN_FLIGHT: &str = "ingest_in_flight_bytes";
+const CONNECTIONS: &str = "ingest_connections";
+const KAFKA_UP: &str = "ingest_kafka_up";
+
+/// The label of requests to sources that nobody configured.
+const UNKNOWN: &str = "unknown";
+
+/// Says what each metric means. Once per process.
+pub(crate) fn describe() {
+    describe_counter!(
+        WEBHOOKS,
+        "Requests by source and outcome: accepted, accepted with a problem, or why refused"
+    );
+    describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "From a request's head to its answer");
+    describe_histogram!(APPEND_SECONDS, Unit::Seconds, "From a record's hand-over to its acknowledgement");
+    describe_counter!(EVENTS, "Events acknowledged by the log; an array that is split has several");
+    describe_gauge!(IN_FLIGHT, Unit::Bytes, "Webhooks between verification and acknowledgement");
+    describe_gauge!(CONNECTIONS, "Open connections");
+    describe_gauge!(KAFKA_UP, "1 while the log can be reached, else 0");
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// In the log.
+    Accepted,
+    /// In the log, though it cannot be read: the processor dead-letters it.
+    Unreadable,
+    /// Not in the log, or not known to be.
+    Refused(Kind),
+}
+
+/// One source's handles.
+pub(crate) struct SourceMetrics {
+    accepted: Counter,
+    unreadable: Counter,
+    refused: Vec<(Kind, Counter)>,
+    seconds: Histogram,
+    pub(crate) events: Counter,
+}
+
+impl SourceMetrics {
+    pub(crate) fn new(source: &str) -> Self {
+        let outcome =
+            |name: &'static str| counter!(WEBHOOKS, "source" => source.to_owned(), "outcome" => name);
+        Self {
+            accepted: outcome("accepted"),
+            unreadable: outcome("accepted-unreadable"),
+            refused: Kind::ALL.iter().map(|kind| (*kind, outcome(kind.name()))).collect(),
+            seconds: histogram!(REQUEST_SECONDS, "source" => source.to_owned()),
+            events: counter!(EVENTS, "source" => source.to_owned()),
+        }
+    }
+
+    pub(crate) fn unknown() -> Self {
+        Self::new(UNKNOWN)
+    }
+
+    pub(crate) fn record(&self, outcome: Outcome, took: Duration) {
+        match outcome {
+            Outcome::Accepted => self.accepted.increment(1),
+            Outcome::Unreadable => self.unreadable.increment(1),
+            Outcome::Refused(kind) => {
+                if let Some((_, counter)) = self.refused.iter().find(|(k, _)| *k == kind) {
+                    counter.increment(1);
+                }
+            }
+        }
+        self.seconds.record(took);
+    }
+}
+
+/// The log's handles.
+#[derive(Clone)]
+pub(crate) struct LogMetrics {
+    pub(crate) append_seconds: Histogram,
+    pub(crate) in_flight_bytes: Gauge,
+    pub(crate) kafka_up: Gauge,
+}
+
+impl LogMetrics {
+    pub(crate) fn new() -> Self {
+        Self {
+            append_seconds: histogram!(APPEND_SECONDS),
+            in_flight_bytes: gauge!(IN_FLIGHT),
+            kafka_up: gauge!(KAFKA_UP),
+        }
+    }
+}
+
+pub(crate) fn connections() -> Gauge {
+    gauge!(CONNECTIONS)
+}

@@ -1,0 +1,80 @@
+//! Deliberate defects: each takes away one thing that the protocol rests on, where the simulation cannot do
+//! so from outside. `tests/run simulation` switches them on one by one and must catch each.
+//!
+//! Without the cargo feature `defects`, [`planted`] is always false and nothing of this is in the program.
+
+/// What is taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Defect {
+    /// P2: a ticket is valid as long as the partition is assigned, also by a later assignment.
+    TicketNumberIgnored,
+    /// P2: a record from the reader's queue is folded whatever its offset.
+    AnyOffsetFolded,
+    /// P3: a journal made anew starts with the first lineage again.
+    LineageRestarts,
+    /// P3: a claim's lineage is that of the journal's first record, though a later claim raised it.
+    LineageOfFirst,
+    /// P6: a journal record of an old epoch counts.
+    OldEpochObeyed,
+    /// P6: the chain of digests is not checked.
+    ChainUnchecked,
+    /// P9: the local state is taken without its mark.
+    MarkUnchecked,
+    /// P9: local state from beyond the own claim, of a journal that was lost, is waited for.
+    MarkAboveClaim,
+    /// P9: what a replay adds to the local state is not written back to it.
+    ReplayNotStored,
+    /// P4: the first configuration is the owner's own, not the log's.
+    OwnConfigFirst,
+    /// P4: a configuration record of an earlier owner is obeyed.
+    ConfigEpochIgnored,
+    /// P4: ids that one window made expire come back when a longer one is configured.
+    IdsComeBack,
+    /// P11: a log made anew or truncated is not looked for.
+    OtherLogUnchecked,
+    /// P11: a sink restored from an older backup is not looked for.
+    OlderSinkUnchecked,
+    /// P5: of a batch that was refused the first event is dead-lettered, untried.
+    BatchRefusalBlamesFirst,
+    /// P7: a refusal is kept in memory only.
+    RefusalInMemory,
+    /// P7: a refusal moves the checkpoint.
+    RefusalMovesCheckpoint,
+    /// P6: the journal holds where the fold is in place of where the sink's fence is.
+    FenceIsHead,
+    /// P6: after a slow commit the producer is replaced only when the next transaction is under way.
+    RenewedLate,
+    /// P6: after a slow commit the producer is not replaced.
+    NotRenewed,
+    /// P10: `gap-expired` is obeyed for whatever gap stands.
+    GapUnmatched,
+    /// P10: `gap-expired` is obeyed before the deadline.
+    GapEarly,
+    /// P10: another pipeline's `gap-expired` is obeyed.
+    OtherPipelineObeyed,
+}
+
+#[cfg(feature = "defects")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Defect>> = const { std::cell::Cell::new(None) };
+}
+
+/// Whether a defect is switched on in this thread.
+#[cfg(feature = "defects")]
+#[must_use]
+pub fn planted(defect: Defect) -> bool {
+    PLANTED.get() == Some(defect)
+}
+
+/// Whether a defect is switched on: never.
+#[cfg(not(feature = "defects"))]
+#[must_use]
+pub const fn planted(_: Defect) -> bool {
+    false
+}
+
+/// Switches a defect on in this thread, or all off.
+#[cfg(feature = "defects")]
+pub fn plant(defect: Option<Defect>) {
+    PLANTED.set(defect);
+}
