@@ -1,0 +1,72 @@
+//! `bench`: measures the built programs on a real Kafka, checks that what they did was right, and prints the
+//! figures. Called by `benches/run`, which has prepared the servers and programs.
+//!
+//! The last line of each benchmark is one JSON object; `--json` writes the same object to a file. A figure is
+//! printed only after the check of what was done; where that fails, the exit code is not 0.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a measuring program: what it prints is its output, and a panic is its way to fail"
+)]
+
+mod broker;
+mod ingest;
+mod machine;
+mod outcome;
+mod processor;
+mod soak;
+mod stats;
+mod usage;
+mod webhook;
+mod workload;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use serde_json::Value;
+
+/// Measures Hookline's programs. Run it by `benches/run`.
+#[derive(Parser)]
+#[command(name = "benches/run")]
+struct Cli {
+    #[command(subcommand)]
+    bench: Bench,
+    /// Also writes the JSON object of the last line to this file.
+    #[arg(long, global = true)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Requests per second of `ingest serve`: HMAC, acks=all, keep-alive connections.
+    Ingest(ingest::Options),
+    /// Events per second of `processor run`, from a filled log to a sink.
+    Processor(processor::Options),
+    /// Both for hours at a steady rate, with restarts: what grows?
+    Soak(soak::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let machine = machine::Machine::this();
+    println!("machine: {machine}");
+    let mut figures = match &cli.bench {
+        Bench::Ingest(options) => serde_json::to_value(ingest::run(options)?)?,
+        Bench::Processor(options) => serde_json::to_value(processor::run(options)?)?,
+        Bench::Soak(options) => serde_json::to_value(soak::run(options)?)?,
+    };
+    if let Value::Object(fields) = &mut figures {
+        fields.insert("machine".to_owned(), serde_json::to_value(machine)?);
+    }
+    let line = figures.to_string();
+    if let Some(file) = &cli.json {
+        fs::write(file, format!("{line}\n"))
+            .with_context(|| format!("{} cannot be written", file.display()))?;
+    }
+    println!("{line}");
+    Ok(())
+}

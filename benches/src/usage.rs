@@ -1,0 +1,95 @@
+//! What a process uses, as Linux counts it: memory, processor time, threads, file descriptors. And what a
+//! directory takes on the disk.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+/// What a process uses.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    /// Resident memory now.
+    pub(crate) resident_bytes: f64,
+    /// The most that it ever was (`VmHWM`).
+    pub(crate) peak_bytes: f64,
+    /// Processor time since the process began, of all its threads, in user and kernel mode.
+    pub(crate) cpu_seconds: f64,
+    pub(crate) threads: f64,
+    pub(crate) file_descriptors: f64,
+}
+
+/// The running child of this process that bears this name. The harness starts each program once at a time.
+pub(crate) fn child(name: &str) -> Option<u32> {
+    let own = std::process::id().to_string();
+    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let (command, fields) = stat(pid)?;
+        (command == name && fields[0] != "Z" && fields[1] == own).then_some(pid)
+    })
+}
+
+impl Usage {
+    /// None once the process has ended.
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let number = |name: &str| -> Option<f64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            line.trim().trim_end_matches(" kB").parse().ok()
+        };
+        let (_, fields) = stat(pid)?;
+        // User and system time are the 14th and 15th field; the first of `fields` is the third.
+        let ticks: f64 = fields[11].parse::<f64>().ok()? + fields[12].parse::<f64>().ok()?;
+        Some(Self {
+            resident_bytes: number("VmRSS")? * 1024.0,
+            peak_bytes: number("VmHWM")? * 1024.0,
+            cpu_seconds: ticks / rustix::param::clock_ticks_per_second() as f64,
+            threads: number("Threads")?,
+            file_descriptors: fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as f64,
+        })
+    }
+}
+
+/// A process's name, and the fields of `/proc/PID/stat` after it.
+fn stat(pid: u32) -> Option<(String, Vec<String>)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (before, after) = text.rsplit_once(')')?;
+    let (_, command) = before.split_once('(')?;
+    Some((command.to_owned(), after.split_whitespace().map(str::to_owned).collect()))
+}
+
+/// Bytes that a file or directory takes on the disk: not what sparse files pretend to.
+pub(crate) fn disk_bytes(path: &Path) -> f64 {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return 0.0 };
+    let own = metadata.blocks() as f64 * 512.0;
+    if !metadata.is_dir() {
+        return own;
+    }
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    own + entries.map(|entry| disk_bytes(&entry.path())).sum::<f64>()
+}
+
+/// Bytes as people read them, to a tenth of a MB.
+pub(crate) fn mb(bytes: f64) -> f64 {
+    (bytes / 1e5).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_process_uses_something() {
+        let usage = Usage::of(std::process::id()).unwrap();
+        assert!(usage.resident_bytes > 0.0 && usage.peak_bytes >= usage.resident_bytes, "{usage:?}");
+        assert!(usage.threads >= 1.0 && usage.file_descriptors >= 3.0, "{usage:?}");
+    }
+
+    #[test]
+    fn a_sparse_file_takes_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::File::create(dir.path().join("sparse")).unwrap().set_len(10_000_000).unwrap();
+        fs::write(dir.path().join("full"), vec![1; 100_000]).unwrap();
+        let bytes = disk_bytes(dir.path());
+        assert!((100_000.0..1_000_000.0).contains(&bytes), "{bytes}");
+    }
+}

@@ -1,0 +1,187 @@
+//! Last acts: what the world does to a pipeline at rest, after which it must stop and say why, or start over
+//! without anybody noticing.
+
+use std::sync::Arc;
+
+use processor::position::Position;
+
+use crate::kafka::{Body, Topic};
+use crate::oracle;
+use crate::plan::LastAct;
+use crate::ticks;
+use crate::world::{Inner, World};
+
+/// Turns of a healed world in which a pipeline that must stop is watched.
+const WATCHED: usize = 120;
+
+/// Plays a schedule's last act, in a world at rest whose instances have all stopped.
+pub fn play(world: &Arc<World>) {
+    let act = world.lock().plan.last_act;
+    world.lock().note(|| format!("last act: {act:?}"));
+    match act {
+        LastAct::None => {}
+        LastAct::OlderSink => older_sink(world),
+        LastAct::OtherLog => other_log(world),
+        LastAct::JournalLost => journal_lost(world),
+        LastAct::JournalTorn => journal_torn(world),
+    }
+}
+
+fn all(w: &Inner) -> Vec<(usize, i32)> {
+    let of = |pipeline: usize| (0..w.plan.partitions).map(move |partition| (pipeline, partition));
+    (0..w.groups.len()).flat_map(of).collect()
+}
+
+/// Starts the first instance of each pipeline and lets the world go on for a while.
+fn watch(world: &Arc<World>) {
+    ticks::heal(world);
+    for _ in 0..WATCHED {
+        ticks::quiet_tick(world);
+        world.lock().pass(150);
+    }
+}
+
+fn says(w: &Inner, pipeline: usize, what: &str) -> bool {
+    let of = w.processes.iter().filter(|p| p.pipeline == pipeline && p.alive);
+    of.flat_map(|p| p.health.problems()).any(|problem| problem.contains(what))
+}
+
+fn problems(w: &Inner) -> Vec<String> {
+    w.processes.iter().filter(|p| p.alive).flat_map(|p| p.health.problems()).collect()
+}
+
+fn stop_all(world: &Arc<World>) {
+    let count = world.lock().processes.len();
+    for process in 0..count {
+        world.kill(process);
+    }
+}
+
+fn older_sink(world: &Arc<World>) {
+    let mut w = world.lock();
+    let mut found = None;
+    for (pipeline, partition) in all(&w) {
+        let Ok(replay) = oracle::journal(&mut w, pipeline, partition) else { continue };
+        let Some(fence) = replay.fence else { continue };
+        let db = w.sinks.get(pipeline);
+        let is_behind = |tables: &&crate::sink::Tables| {
+            let old = tables.fences.get(&partition).map_or(Position::START, |f| f.position);
+            old < fence.position
+        };
+        if let Some(old) = db.and_then(|db| db.backups.iter().find(is_behind)) {
+            found = Some((pipeline, old.clone()));
+        }
+    }
+    let Some((pipeline, old)) = found else { return };
+    let Some(db) = w.sinks.get_mut(pipeline) else { return };
+    let right = db.restore(old.clone());
+    drop(w);
+    watch(world);
+    let mut w = world.lock();
+    if !says(&w, pipeline, "older backup") {
+        let found = problems(&w);
+        w.violation(format!("p{pipeline}: a sink restored from an older backup goes unnoticed: {found:?}"));
+    }
+    if let Some(db) = w.sinks.get_mut(pipeline) {
+        let same = db.restore(right).rows == old.rows;
+        if !same {
+            w.violation(format!("p{pipeline}: something was applied to a sink from an older backup"));
+        }
+    }
+    drop(w);
+    crate::come_to_rest(world);
+    oracle::check(world);
+}
+
+/// What a pipeline has made final in a partition.
+fn finished(w: &mut Inner, pipeline: usize, partition: i32) -> (usize, usize, usize, i64) {
+    let rows = w.sinks.get(pipeline).and_then(|db| db.tables.rows.get(&partition)).map_or(0, Vec::len);
+    let outputs = w.kafka.partition((Topic::Output(pipeline), partition)).visible(0).count();
+    let dead = w.kafka.partition((Topic::Dead(pipeline), partition)).visible(0).count();
+    let next = oracle::journal(w, pipeline, partition).map_or(-1, |r| r.state.head().next_offset);
+    (rows, outputs, dead, next)
+}
+
+fn other_log(world: &Arc<World>) {
+    let mut w = world.lock();
+    let mut found = None;
+    for partition in 0..w.plan.partitions {
+        let log = w.kafka.partition((Topic::Log, partition));
+        if let Some((n, _)) = log.visible(0).last() {
+            found = Some((partition, n));
+        }
+    }
+    let Some((partition, n)) = found else { return };
+    w.senders.more(20);
+    let mut other = w.senders.event(0).cloned().unwrap_or_else(|| crate::events::plain("other"));
+    other.id = "other".to_owned();
+    let log = w.kafka.partition((Topic::Log, partition));
+    if let Some(entry) = log.entries.get_mut(n) {
+        entry.body = Body::Log(Arc::new(other.to_record()));
+    }
+    let pipelines = w.groups.len();
+    let before: Vec<_> = (0..pipelines).map(|p| finished(&mut w, p, partition)).collect();
+    drop(w);
+    watch(world);
+    let mut w = world.lock();
+    for (pipeline, before) in before.into_iter().enumerate() {
+        let after = finished(&mut w, pipeline, partition);
+        if after != before {
+            w.violation(format!("p{pipeline}: folded on over another log: {before:?}, now {after:?}"));
+        }
+        if !says(&w, pipeline, "made anew") {
+            let found = problems(&w);
+            w.violation(format!("p{pipeline}: another log goes unnoticed: {found:?}"));
+        }
+    }
+}
+
+fn journal_lost(world: &Arc<World>) {
+    let mut w = world.lock();
+    let pipelines = w.groups.len();
+    let pipeline = w.random.below(pipelines);
+    for partition in 0..w.plan.partitions {
+        if oracle::has_refusals(&mut w, pipeline, partition) {
+            // Dead letters are not read back yet.
+            return;
+        }
+    }
+    for partition in 0..w.plan.partitions {
+        w.kafka.recreate((Topic::Journal(pipeline), partition));
+    }
+    w.senders.more(10);
+    drop(w);
+    stop_all(world);
+    ticks::heal(world);
+    crate::come_to_rest(world);
+    oracle::check(world);
+}
+
+fn journal_torn(world: &Arc<World>) {
+    let mut w = world.lock();
+    let mut found = None;
+    for (pipeline, partition) in all(&w) {
+        let counted = oracle::counted(&mut w, pipeline, partition);
+        if counted.len() > 1 {
+            let last = counted.len() - 1;
+            let pick = w.random.below(last);
+            found = counted.get(pick).map(|offset| (pipeline, partition, *offset));
+        }
+    }
+    let Some((pipeline, partition, offset)) = found else { return };
+    let journal = w.kafka.partition((Topic::Journal(pipeline), partition));
+    journal.aborted.insert(usize::MAX);
+    if let Some(entry) = usize::try_from(offset).ok().and_then(|n| journal.entries.get_mut(n)) {
+        entry.txn = Some(usize::MAX);
+    }
+    for p in &mut w.processes {
+        p.disks.clear();
+    }
+    drop(w);
+    watch(world);
+    let mut w = world.lock();
+    if !says(&w, pipeline, "does not follow") {
+        let found = problems(&w);
+        w.violation(format!("p{pipeline} partition {partition}: a torn journal goes unnoticed: {found:?}"));
+    }
+}

@@ -1,0 +1,379 @@
+//! A lane's transactions: a client that buffers, a coordinator that fences, commits whose outcome is unknown,
+//! ends of transactions that come late.
+
+use std::sync::Arc;
+
+use processor::broker::{BrokerError, Commit, Committed, Journal};
+use processor::fold::Effect;
+use processor::journal::{Entry, JournalRecord};
+
+use crate::defects::Planted;
+use crate::group::Generation;
+use crate::kafka::{Body, EffectRecord, Refusal, Tid, Topic, Tp};
+use crate::log::failed;
+use crate::world::{Env, Inner};
+
+/// How long a replay waits for the last stable offset.
+const REPLAY_STALL_MS: i64 = 30_000;
+
+/// A lane's transactional producer.
+pub struct SimJournal {
+    env: Env,
+    tid: Tid,
+    epoch: Option<i32>,
+    open: bool,
+    /// Sent by the lane, not by the client yet.
+    buffer: Vec<(Tp, Body)>,
+    /// The journal records that were acknowledged since they were last asked for.
+    acknowledged: Vec<(i32, i64)>,
+    /// A record was refused.
+    broken: bool,
+    /// The transaction is a claim's.
+    claims: bool,
+    /// The group took a commit that it should have refused.
+    doomed: bool,
+}
+
+impl SimJournal {
+    /// Without a producer.
+    #[must_use]
+    pub fn new(env: Env) -> Self {
+        let tid = (env.pipeline, env.process, env.lane);
+        let (buffer, acknowledged) = (Vec::new(), Vec::new());
+        Self {
+            env,
+            tid,
+            epoch: None,
+            open: false,
+            buffer,
+            acknowledged,
+            broken: false,
+            claims: false,
+            doomed: false,
+        }
+    }
+
+    fn send(&mut self, tp: Tp, body: Body) -> Result<(), BrokerError> {
+        if self.epoch.is_none() {
+            return Err(failed("no producer"));
+        }
+        self.open = true;
+        self.buffer.push((tp, body));
+        let env = self.env.clone();
+        let mut w = env.lock();
+        if w.random.chance(500) {
+            let count = w.random.below(self.buffer.len() + 1);
+            self.flush(&mut w, count);
+        }
+        Ok(())
+    }
+
+    /// Brings the first `count` buffered records to the brokers.
+    fn flush(&mut self, w: &mut Inner, count: usize) {
+        let held = |(topic, _): Tp| match topic {
+            Topic::Output(_) | Topic::Dead(_) => w.plan.has(Planted::JournalBeforeOutputs),
+            Topic::Journal(_) => w.plan.has(Planted::OffsetsBeforeJournal),
+            Topic::Log | Topic::Offsets(_) => false,
+        };
+        let mut sent: Vec<(Tp, Body)> = self.buffer.drain(..count.min(self.buffer.len())).collect();
+        let kept: Vec<(Tp, Body)> = sent.extract_if(.., |(tp, _)| held(*tp)).collect();
+        for (tp, body) in sent {
+            self.produce(w, tp, body);
+        }
+        for (n, kept) in kept.into_iter().enumerate() {
+            self.buffer.insert(n, kept);
+        }
+    }
+
+    fn produce(&mut self, w: &mut Inner, tp: Tp, body: Body) {
+        let Some(epoch) = self.epoch else { return };
+        let now = w.now_ms;
+        let mut result = w.kafka.produce(self.tid, epoch, tp, now, body.clone());
+        if result == Err(Refusal::Concurrent) {
+            // The client tries again until the former transaction has ended.
+            w.write_all_markers(self.tid);
+            result = w.kafka.produce(self.tid, epoch, tp, now, body);
+        }
+        match result {
+            Ok(offset) if matches!(tp.0, Topic::Journal(_)) => {
+                self.acknowledged.push((tp.1, i64::try_from(offset).unwrap_or(-1)));
+            }
+            Ok(_) => {}
+            Err(_) => self.broken = true,
+        }
+    }
+
+    fn effect(&mut self, topic: Topic, partition: i32, effect: &Effect) -> Result<(), BrokerError> {
+        let record = EffectRecord {
+            position: effect.position,
+            event_offset: effect.event_offset,
+            frame: effect.frame.clone(),
+        };
+        self.send((topic, partition), Body::Effect(record))
+    }
+
+    /// `TxnOffsetCommit`: the group's coordinator checks member and generation.
+    fn send_offsets(
+        &mut self,
+        w: &mut Inner,
+        offsets: &[Commit],
+        generation: &Generation,
+    ) -> Result<(), BrokerError> {
+        let pipeline = self.env.pipeline;
+        let accepts = w.groups.get(pipeline).is_some_and(|group| group.accepts(generation));
+        if !accepts && w.plan.unfenced_group && w.faults && !self.claims {
+            w.note(|| format!("commit by the zombie {generation:?} taken"));
+            self.doomed = true;
+        } else if !accepts {
+            w.note(|| format!("commit by {generation:?} refused: {:?}", Refusal::Generation));
+            return Err(failed("ILLEGAL_GENERATION"));
+        }
+        self.produce(w, (Topic::Offsets(pipeline), 0), Body::Offsets(offsets.to_vec()));
+        if self.broken { Err(failed("fenced")) } else { Ok(()) }
+    }
+
+    fn end(&mut self, w: &mut Inner, commit: bool) -> Result<(), BrokerError> {
+        let epoch = self.epoch.ok_or_else(|| failed("no producer"))?;
+        w.kafka.end(self.tid, epoch, commit).map_err(|refusal| failed(&format!("end: {refusal:?}")))
+    }
+
+    /// The second half of a commit, with what can happen to its request.
+    fn commit_transaction(&mut self) -> Result<(), BrokerError> {
+        let env = self.env.clone();
+        let mut w = env.lock();
+        let rates = w.plan.rates;
+        let epoch = self.epoch.ok_or_else(|| failed("no producer"))?;
+        let later = w.now_ms + w.random.between(0, 12_000);
+        if w.fault(rates.kafka) {
+            match w.random.below(3) {
+                0 => return Err(failed("commit: not done")),
+                1 => {
+                    w.note(|| format!("commit of {:?} is delayed, outcome unknown", self.tid));
+                    w.kafka.delayed.push((later, self.tid, epoch, true));
+                    return Err(failed("commit: under way"));
+                }
+                _ => {
+                    let _ = self.end(&mut w, true);
+                    w.note(|| format!("commit of {:?} is done, outcome unknown", self.tid));
+                    return Err(failed("commit: done"));
+                }
+            }
+        }
+        self.end(&mut w, true)?;
+        if w.fault(rates.slow_commit) {
+            // The first request is stuck in the network; a second one was answered.
+            w.kafka.delayed.push((later, self.tid, epoch, true));
+            let ms = w.random.between(2_050, 5_000);
+            w.note(|| format!("commit of {:?} is slow; a copy of its end is under way", self.tid));
+            w.pass(ms);
+        }
+        w.note(|| format!("commit of {:?} is done", self.tid));
+        Ok(())
+    }
+}
+
+impl Journal for SimJournal {
+    type Generation = Generation;
+
+    fn renew(&mut self) -> Result<(), BrokerError> {
+        let was_open = std::mem::take(&mut self.open);
+        self.buffer.clear();
+        self.acknowledged.clear();
+        self.broken = false;
+        self.env.enter("journal.renew", false);
+        let env = self.env.clone();
+        let mut w = env.lock();
+        let rates = w.plan.rates;
+        if let Some(epoch) = self.epoch
+            && w.plan.has(Planted::AbortInsteadOfInit)
+        {
+            let now = w.now_ms;
+            if was_open && w.random.chance(500) {
+                w.kafka.delayed.push((now + 500, self.tid, epoch, false));
+            } else if was_open {
+                let _ = w.kafka.end(self.tid, epoch, false);
+            }
+            return Ok(());
+        }
+        self.epoch = None;
+        if w.fault(rates.kafka) {
+            let _ = w.kafka.init(self.tid);
+            return Err(failed("init_transactions"));
+        }
+        for _ in 0..3 {
+            match w.kafka.init(self.tid) {
+                Ok(epoch) => {
+                    self.epoch = Some(epoch);
+                    break;
+                }
+                Err(_) => w.write_all_markers(self.tid),
+            }
+        }
+        let epoch = self.epoch;
+        w.note(|| format!("producer {:?} has epoch {epoch:?}", self.tid));
+        self.epoch.map(|_| ()).ok_or_else(|| failed("init_transactions"))
+    }
+
+    fn is_open(&self) -> bool {
+        self.open
+    }
+
+    fn committed(&mut self, partition: i32) -> Result<Committed, BrokerError> {
+        self.env.enter("journal.committed", false);
+        let mut w = self.env.lock();
+        let rate = w.plan.rates.kafka;
+        if w.fault(rate / 2) {
+            return Err(failed("committed"));
+        }
+        let Some(found) = w.kafka.committed(self.env.pipeline, partition) else {
+            return Err(failed("UNSTABLE_OFFSET_COMMIT"));
+        };
+        Ok(found
+            .map_or_else(Committed::default, |c| Committed { offset: Some(c.offset), lineage: c.lineage }))
+    }
+
+    fn write(&mut self, partition: i32, record: &[u8]) -> Result<(), BrokerError> {
+        self.env.enter("journal.write", true);
+        self.claims =
+            matches!(JournalRecord::decode(0, record), Ok(Some(JournalRecord { entry: Entry::Claim, .. })));
+        if self.env.lock().plan.has(Planted::StoredBeforeCommit) {
+            crate::disk::take_early(&mut self.env.lock(), self.env.process, partition, record);
+        }
+        self.send((Topic::Journal(self.env.pipeline), partition), Body::Journal(Arc::from(record)))
+    }
+
+    fn output(&mut self, _: &str, partition: i32, effect: &Effect) -> Result<(), BrokerError> {
+        self.env.enter("journal.output", true);
+        self.effect(Topic::Output(self.env.pipeline), partition, effect)
+    }
+
+    fn dead_letter(&mut self, partition: i32, effect: &Effect, reason: &str) -> Result<(), BrokerError> {
+        self.env.enter("journal.dead_letter", true);
+        let at = effect.position;
+        self.env.lock().note(|| format!("dead letter {partition} {at}: {reason}"));
+        self.effect(Topic::Dead(self.env.pipeline), partition, effect)
+    }
+
+    fn settle(&mut self) -> Result<Vec<(i32, i64)>, BrokerError> {
+        self.env.enter("journal.settle", true);
+        let env = self.env.clone();
+        let mut w = env.lock();
+        let rates = w.plan.rates;
+        if w.fault(rates.kafka) {
+            let count = w.random.below(self.buffer.len() + 1);
+            self.flush(&mut w, count);
+            return Err(failed("produce"));
+        }
+        let count = self.buffer.len();
+        self.flush(&mut w, count);
+        if self.broken {
+            return Err(failed("produce: fenced"));
+        }
+        let mut acknowledged = std::mem::take(&mut self.acknowledged);
+        for (tp, body) in &self.buffer {
+            // Planted: said to be acknowledged, though only later sent.
+            if matches!(body, Body::Journal(_)) {
+                let end = w.kafka.partition(*tp).entries.len();
+                acknowledged.push((tp.1, i64::try_from(end).unwrap_or(-1)));
+            }
+        }
+        Ok(acknowledged)
+    }
+
+    fn commit(&mut self, offsets: &[Commit], generation: &Generation) -> Result<(), BrokerError> {
+        self.env.enter("journal.commit", true);
+        {
+            let env = self.env.clone();
+            let mut w = env.lock();
+            let rates = w.plan.rates;
+            if w.fault(rates.kafka) {
+                return Err(failed("send_offsets: not done"));
+            }
+            self.send_offsets(&mut w, offsets, generation)?;
+            w.note(|| format!("offsets {offsets:?} sent by {generation:?}"));
+            if w.fault(rates.kafka) {
+                return Err(failed("send_offsets: done"));
+            }
+        }
+        self.env.enter("journal.commit, offsets sent", true);
+        let late = std::mem::take(&mut self.buffer);
+        let (outputs, journal): (Vec<_>, Vec<_>) =
+            late.into_iter().partition(|(tp, _)| !matches!(tp.0, Topic::Journal(_)));
+        for (tp, body) in journal {
+            let env = self.env.clone();
+            self.produce(&mut env.lock(), tp, body);
+        }
+        self.commit_transaction()?;
+        if self.doomed {
+            self.env.perish();
+        }
+        if !outputs.is_empty() {
+            self.env.enter("journal.commit, outputs after", true);
+            let env = self.env.clone();
+            for (tp, body) in outputs {
+                self.produce(&mut env.lock(), tp, body);
+            }
+            self.end(&mut env.lock(), true)?;
+        }
+        self.open = false;
+        self.env.enter("journal.commit, done", true);
+        Ok(())
+    }
+
+    fn replay(
+        &mut self,
+        partition: i32,
+        from: i64,
+        until: i64,
+        each: &mut dyn FnMut(i64, &[u8]),
+    ) -> Result<(), BrokerError> {
+        self.env.enter("journal.replay", false);
+        let tp = (Topic::Journal(self.env.pipeline), partition);
+        let (from, until) = (usize::try_from(from).unwrap_or(0), usize::try_from(until).unwrap_or(0));
+        let mut waited = 0;
+        let found: Vec<(usize, Arc<[u8]>)> = loop {
+            let mut w = self.env.lock();
+            let rates = w.plan.rates;
+            if w.fault(rates.kafka) {
+                return Err(failed("replay"));
+            }
+            let journal = w.kafka.partition(tp);
+            if journal.stable() > until {
+                break journal
+                    .visible(from)
+                    .take_while(|(n, _)| *n <= until)
+                    .filter_map(|(n, e)| match &e.body {
+                        Body::Journal(value) => Some((n, value.clone())),
+                        Body::Log(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
+                    })
+                    .collect();
+            }
+            if waited > REPLAY_STALL_MS {
+                return Err(failed("replay: nothing read for 30 s"));
+            }
+            w.pass(500);
+            waited += 500;
+            drop(w);
+            self.env.enter("journal.replay, waiting", false);
+        };
+        for (offset, value) in found {
+            each(i64::try_from(offset).unwrap_or(-1), &value);
+        }
+        Ok(())
+    }
+
+    fn first(&mut self, partition: i32) -> Result<Option<(i64, Vec<u8>)>, BrokerError> {
+        self.env.enter("journal.first", false);
+        let mut w = self.env.lock();
+        let rates = w.plan.rates;
+        if w.fault(rates.kafka / 2) {
+            return Err(failed("first"));
+        }
+        let journal = w.kafka.partition((Topic::Journal(self.env.pipeline), partition));
+        let of = |(n, entry): (usize, &crate::kafka::Entry)| match &entry.body {
+            Body::Journal(value) => Some((i64::try_from(n).ok()?, value.to_vec())),
+            Body::Log(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
+        };
+        Ok(journal.visible(0).find_map(of))
+    }
+}

@@ -1,0 +1,194 @@
+//! What a schedule is about: drawn from its seed before anything happens.
+
+use std::time::Duration;
+
+use processor::fold::FoldConfig;
+use processor::lane::LaneConfig;
+
+use crate::defects::Planted;
+use crate::events::{self, SimEvent, Traffic};
+use crate::random::Random;
+
+/// How often things go wrong, in 1,000 cases.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    /// The process dies in a call.
+    pub crash: u32,
+    /// The process or thread stands still in a call.
+    pub stall: u32,
+    /// A call to Kafka fails, done or not.
+    pub kafka: u32,
+    /// A call to the sink fails, done or not.
+    pub sink: u32,
+    /// The local store fails.
+    pub store: u32,
+    /// A commit is slow, and a copy of its end comes late.
+    pub slow_commit: u32,
+    /// Something in the world changes.
+    pub world: u32,
+}
+
+/// A pipeline.
+#[derive(Clone, Debug)]
+pub struct PipelinePlan {
+    /// Its name.
+    pub name: String,
+    /// Outputs go to a topic, in the checkpoint's transaction.
+    pub kafka_sink: bool,
+    /// Instances.
+    pub instances: usize,
+    /// Lanes of each.
+    pub lanes: usize,
+    /// Configurations; an instance takes one of them at each start.
+    pub folds: Vec<FoldConfig>,
+    /// How often a checkpoint is made.
+    pub checkpoint_interval: Duration,
+    /// After how many records a checkpoint is made.
+    pub checkpoint_records_max: usize,
+}
+
+impl PipelinePlan {
+    /// A lane's settings.
+    #[must_use]
+    pub fn lane(&self, pipeline: usize, instance: String, variant: usize) -> LaneConfig {
+        LaneConfig {
+            pipeline: self.name.clone(),
+            instance,
+            fold: self.folds.get(variant).or(self.folds.first()).cloned().unwrap_or_else(nothing),
+            checkpoint_interval: self.checkpoint_interval,
+            checkpoint_records_max: self.checkpoint_records_max,
+            output_topic: self.kafka_sink.then(|| format!("out-{pipeline}")),
+            names: processor::traces::Names::default(),
+        }
+    }
+}
+
+fn nothing() -> FoldConfig {
+    FoldConfig {
+        version: processor::fold::FOLD_VERSION,
+        window_ms: 1,
+        held_events_max: 1,
+        held_bytes_max: 1,
+        sources: std::collections::BTreeMap::new(),
+    }
+}
+
+/// What happens when all is done and checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastAct {
+    /// Nothing.
+    None,
+    /// The sink is restored from an older backup: stop, until the right one is restored.
+    OlderSink,
+    /// The log is truncated and goes on with other records: stop.
+    OtherLog,
+    /// The journal is deleted and made anew: fold from the log's start, in silence.
+    JournalLost,
+    /// A checkpoint vanishes from the journal: stop.
+    JournalTorn,
+}
+
+/// A schedule.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Partitions of the log.
+    pub partitions: i32,
+    /// The pipelines.
+    pub pipelines: Vec<PipelinePlan>,
+    /// What is sent.
+    pub traffic: Vec<SimEvent>,
+    /// How many things happen before all is healed.
+    pub ticks: usize,
+    /// What goes wrong.
+    pub rates: Rates,
+    /// The group takes checkpoints of zombies, which are lost with their disks right after: the journal's
+    /// epochs alone keep those out. Only for sinks with a fence, and where nothing is dead-lettered.
+    pub unfenced_group: bool,
+    /// Stalls are long: others take over, and give back, meanwhile.
+    pub long_stalls: bool,
+    /// What happens at the end.
+    pub last_act: LastAct,
+    /// The deliberate defect, if there is one.
+    pub planted: Option<Planted>,
+}
+
+impl Plan {
+    /// Draws a schedule.
+    #[must_use]
+    pub fn draw(seed: u64, planted: Option<Planted>) -> Self {
+        let mut random = Random::new(seed ^ 0x5eed);
+        let unfenced_group = random.chance(80);
+        let with_dead_letters = !unfenced_group && random.chance(700);
+        let events = 12 + random.below(60);
+        let with_poison = !unfenced_group && random.chance(450);
+        let traffic = events::traffic(&mut random, Traffic { events, with_dead_letters, with_poison });
+        let rough = random.pick(&[0, 1, 2, 4, 8]).unwrap_or(1);
+        let some =
+            |random: &mut Random, per_mille: u32| if random.chance(700) { per_mille * rough } else { 0 };
+        let mut rates = Rates {
+            crash: some(&mut random, 2),
+            stall: some(&mut random, 6),
+            kafka: some(&mut random, 8),
+            sink: some(&mut random, 15),
+            store: some(&mut random, 6),
+            slow_commit: some(&mut random, 25),
+            world: 5 + some(&mut random, 15),
+        };
+        let long_stalls = unfenced_group || random.chance(120);
+        if long_stalls {
+            rates.stall = rates.stall.max(12);
+            rates.world = rates.world.max(30);
+        }
+        let count = if random.chance(350) { 2 } else { 1 };
+        let pipelines = (0..count)
+            .map(|n| {
+                let usual = events::usual_config(&mut random, with_dead_letters);
+                let variants = if random.chance(300) { 2 + random.below(2) } else { 1 };
+                PipelinePlan {
+                    name: format!("p{n}"),
+                    kafka_sink: !unfenced_group && random.chance(400),
+                    instances: 1 + random.below(3),
+                    lanes: 1 + random.below(2),
+                    folds: (0..variants).map(|v| variant(&mut random, &usual, v, unfenced_group)).collect(),
+                    checkpoint_interval: Duration::from_millis([20, 100, 500, 2_000][random.below(4)]),
+                    checkpoint_records_max: [1, 3, 10, 50][random.below(4)],
+                }
+            })
+            .collect();
+        let last_act = match random.below(10) {
+            0 => LastAct::OlderSink,
+            1 => LastAct::OtherLog,
+            2 => LastAct::JournalLost,
+            3 => LastAct::JournalTorn,
+            _ => LastAct::None,
+        };
+        Self {
+            partitions: 1 + i32::try_from(random.below(3)).unwrap_or(0),
+            pipelines,
+            traffic,
+            ticks: 80 + random.below(220),
+            rates,
+            unfenced_group,
+            long_stalls,
+            last_act,
+            planted,
+        }
+    }
+
+    /// Whether the planned defect is this one.
+    #[must_use]
+    pub fn has(&self, planted: Planted) -> bool {
+        self.planted == Some(planted)
+    }
+}
+
+fn variant(random: &mut Random, usual: &FoldConfig, variant: usize, unfenced: bool) -> FoldConfig {
+    let mut config = events::fold_config(random, usual, variant);
+    if unfenced {
+        config.held_events_max = 1_000;
+        // A repeat after the window would be a conflict, and so a dead letter.
+        config.window_ms += 3_600_000;
+        config.sources = usual.sources.clone();
+    }
+    config
+}
