@@ -275,6 +275,11 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     }
 
     fn turn(&mut self) -> Result<(), Trouble> {
+        if self.parts.is_empty() && self.stale_producer && self.clock.now() >= self.retry_at {
+            // Also without a partition: a transaction that this lane's killed forerunner left open holds up every
+            // reader of the topics that it wrote to.
+            self.renew_if_stale()?;
+        }
         if self.clock.now() >= self.retry_at && self.parts.values().any(|part| self.wants_claim(part)) {
             self.claim()?;
         }

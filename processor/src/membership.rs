@@ -24,6 +24,9 @@ use crate::tickets::Tickets;
 /// How often the log's ends are asked for, for the lag.
 const LAG_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How long after being fenced the group is joined anew.
+const JOIN_AGAIN: Duration = Duration::from_secs(2);
+
 /// How long Kafka may take to answer for that.
 const REQUEST: Duration = Duration::from_secs(1);
 
@@ -71,7 +74,7 @@ impl Context {
         let Some(generation) = consumer.group_metadata() else { return Ok(()) };
         tracing::info!(?partitions, "partitions assigned");
         for (partition, ticket) in self.tickets.assign(partitions, generation) {
-            self.tell(partition, Command::Assign(partition, ticket));
+            tell(&self.lanes, partition, Command::Assign(partition, ticket));
         }
         self.health.ready("group");
         Ok(())
@@ -87,35 +90,66 @@ impl Context {
         self.tickets.revoke(partitions);
         tracing::info!(?partitions, lost = consumer.assignment_lost(), "partitions taken back");
         for partition in partitions {
-            self.tell(*partition, Command::Revoke(*partition));
+            tell(&self.lanes, *partition, Command::Revoke(*partition));
         }
         consumer.incremental_unassign(list)
     }
+}
 
-    fn tell(&self, partition: i32, command: Command) {
-        let lane = usize::try_from(partition).unwrap_or(0) % self.lanes.len().max(1);
-        if let Some(lane) = self.lanes.get(lane) {
-            // A lane that has ended is not told: the process is stopping.
-            let _ = lane.send(command);
-        }
+fn tell(lanes: &[Sender<Command>], partition: i32, command: Command) {
+    let lane = usize::try_from(partition).unwrap_or(0) % lanes.len().max(1);
+    if let Some(lane) = lanes.get(lane) {
+        // A lane that has ended is not told: the process is stopping.
+        let _ = lane.send(command);
     }
 }
 
-/// Joins the group and serves its rebalances until `stop` is set.
+/// What a membership works with.
+pub struct Membership {
+    /// Names and settings.
+    pub kafka: KafkaContext,
+    /// The instance's name: the group's static member.
+    pub instance: String,
+    /// Issued and invalidated here.
+    pub tickets: Arc<Tickets<ConsumerGroupMetadata>>,
+    /// Told of assignments.
+    pub lanes: Vec<Sender<Command>>,
+    /// The partitions that are owned.
+    pub progress: Arc<Progress>,
+    /// Told of Kafka and the group.
+    pub health: Health,
+}
+
+/// Keeps up the membership until `stop` is set. A member that is fenced gives up its partitions and joins anew
+/// after a while: Kafka fences a member that comes back after an outage of the broker, too.
 ///
 /// # Errors
-/// The consumer cannot be made or subscribed (a configuration that the client does not take), or is fenced: a
-/// second process has the same instance name.
-pub fn run(
-    kafka: &KafkaContext,
-    instance: &str,
-    tickets: Arc<Tickets<ConsumerGroupMetadata>>,
-    lanes: Vec<Sender<Command>>,
-    progress: &Progress,
-    health: &Health,
-    stop: &AtomicBool,
-) -> Result<(), KafkaError> {
-    let context = Context { tickets, lanes, health: health.clone() };
+/// The consumer cannot be made or subscribed: a configuration that the client does not take.
+pub fn run(membership: &Membership, stop: &AtomicBool) -> Result<(), KafkaError> {
+    let Membership { instance, tickets, lanes, progress, health, .. } = membership;
+    while !stop.load(Ordering::Acquire) {
+        let Err(error) = serve(membership, stop) else { break };
+        if !matches!(error, KafkaError::MessageConsumptionFatal(_)) {
+            return Err(error);
+        }
+        tracing::error!(%error, instance, "out of the group; joining anew (is the instance's name used twice?)");
+        health.not_ready("group", error.to_string());
+        let partitions = progress.partitions();
+        tickets.revoke(&partitions);
+        for partition in partitions {
+            tell(lanes, partition, Command::Revoke(partition));
+        }
+        let again = Instant::now() + JOIN_AGAIN;
+        while Instant::now() < again && !stop.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    Ok(())
+}
+
+fn serve(membership: &Membership, stop: &AtomicBool) -> Result<(), KafkaError> {
+    let Membership { kafka, instance, tickets, lanes, progress, health } = membership;
+    let context = Context { tickets: tickets.clone(), lanes: lanes.clone(), health: health.clone() };
     let mut config = shared::kafka::consumer(&kafka.config, &kafka.client_id, &kafka.group);
     config
         .set("group.instance.id", instance)

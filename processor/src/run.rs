@@ -18,6 +18,7 @@ use crate::clock::SystemClock;
 use crate::fold::FoldConfig;
 use crate::kafka::{KafkaContext, KafkaJournal, KafkaLog};
 use crate::lane::{Command, Lane, LaneConfig};
+use crate::membership::{self, Membership};
 use crate::progress::Progress;
 use crate::sink;
 use crate::store::SledStores;
@@ -109,18 +110,19 @@ pub async fn start(
         lanes.push((sender, thread));
     }
     let membership = {
-        let kafka = kafka_context(config, name, &instance, 0);
-        let senders = lanes.iter().map(|(sender, _)| sender.clone()).collect();
-        let (instance, stop, health) = (instance.clone(), stop.clone(), health.clone());
+        let membership = Membership {
+            kafka: kafka_context(config, name, &instance, 0),
+            instance: instance.clone(),
+            tickets,
+            lanes: lanes.iter().map(|(sender, _)| sender.clone()).collect(),
+            progress,
+            health: health.clone(),
+        };
+        let stop = stop.clone();
         std::thread::Builder::new().name("membership".to_owned()).spawn(move || {
-            let ended =
-                crate::membership::run(&kafka, &instance, tickets, senders, &progress, &health, &stop);
-            if let Err(error) = ended {
-                tracing::error!(
-                    %error, instance,
-                    "out of the group for good; has another process the same instance name?"
-                );
-                health.not_ready("group", error.to_string());
+            if let Err(error) = membership::run(&membership, &stop) {
+                tracing::error!(%error, "cannot join the group");
+                membership.health.not_ready("group", error.to_string());
             }
         })?
     };
