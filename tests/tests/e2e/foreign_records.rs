@@ -18,6 +18,9 @@ const GAP_OF_ANOTHER: &[u8] =
 
 type Headers<'a> = Vec<(&'a str, &'a [u8])>;
 
+/// Headers, value, and what the dead letter's reason must contain; `None`: it is counted.
+type Case<'a> = (Headers<'a>, Option<&'a [u8]>, Option<&'a str>);
+
 /// A well-formed event's headers, and more; of two with one name the last counts.
 fn event<'a>(id: &'a str, more: &[(&'a str, &'a str)]) -> Headers<'a> {
     let mut headers = headers(&[
@@ -56,7 +59,7 @@ fn records_of_another_producer_are_dead_lettered_or_counted_and_never_a_stall() 
     let noise: Vec<u8> = (0..2_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
     let noise = noise.as_slice();
     // Headers, value, and the reason that its dead letter must give; none where it is not an event at all.
-    let cases: Vec<(Headers<'_>, Option<&[u8]>, Option<&str>)> = vec![
+    let cases: Vec<Case<'_>> = vec![
         (vec![], Some(noise), Some("header ce_specversion is missing")),
         (vec![], None, Some("header ce_specversion is missing")),
         (vec![], Some(b""), Some("header ce_specversion is missing")),

@@ -6,6 +6,9 @@ use hookline_tests::{kafka_topics, wait};
 
 use crate::common::{Instance, PATIENCE, Sink, Site, processor, stderr, stdout};
 
+/// A topic's name, partitions and settings, and what the error must say.
+type Case<'a> = (&'a str, i32, &'a [(&'a str, &'a str)], &'a [&'a str]);
+
 #[test]
 fn topics_are_created_with_the_settings_that_the_guarantees_need() {
     let site = Site::new("created", Kafka::shared(), 3);
@@ -51,7 +54,7 @@ fn topics_are_created_with_the_settings_that_the_guarantees_need() {
 #[test]
 fn a_topic_that_is_not_as_it_must_be_is_refused_with_what_to_do() {
     let kafka = Kafka::shared();
-    let cases: [(&str, i32, &[(&str, &str)], &[&str]); 4] = [
+    let cases: [Case<'_>; 4] = [
         (
             "uneven",
             3,
