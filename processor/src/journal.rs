@@ -66,7 +66,7 @@ pub enum JournalError {
     /// A record that counts does not follow the one before it: a transaction was torn or lost.
     #[error(
         "journal offset {offset}: this record does not follow the counted one before it, so a checkpoint is \
-         missing; rebuild the partition from the event log with `processor rebuild`"
+         missing; fold the event log anew: a new pipeline name, with a sink of its own"
     )]
     Chain {
         /// Where.
@@ -81,7 +81,9 @@ pub enum JournalError {
         found: u8,
     },
     /// The record is damaged.
-    #[error("journal offset {offset}: {error}; rebuild the partition with `processor rebuild`")]
+    #[error(
+        "journal offset {offset}: {error}; fold the event log anew: a new pipeline name, with a sink of its own"
+    )]
     Damaged {
         /// Where.
         offset: i64,
@@ -265,7 +267,7 @@ mod tests {
         replay.take(0, &claim(1)).unwrap();
         let lost = checkpoint(epoch, Digest::default(), 10);
         let error = replay.take(2, &checkpoint(epoch, Digest::of(&lost), 20)).unwrap_err();
-        assert!(error.to_string().contains("processor rebuild"), "{error}");
+        assert!(error.to_string().contains("a new pipeline name"), "{error}");
     }
 
     #[test]

@@ -101,7 +101,7 @@ pub(crate) enum Stuck {
     Fold(#[from] FoldError),
     #[error(
         "the sink stands at {found}, behind {expected} in the journal: it was restored from an older backup; \
-         rebuild it from the event log with `processor rebuild`"
+         restore a newer one, or fold the event log anew: a new pipeline name, with a sink of its own"
     )]
     OlderSink { found: Position, expected: Position },
     #[error(

@@ -126,8 +126,11 @@ fn defects(base: u64, count: u64, threads: usize, only: Option<Planted>) -> usiz
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
                 while let Some((number, (planted, what))) = list.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let found = (base..base + count)
-                        .find_map(|seed| Some((seed, run(seed, Some(*planted), false).violations.pop()?)));
+                    // Caught is what fails with the defect and passes without it.
+                    let found = (base..base + count).find_map(|seed| {
+                        let violation = run(seed, Some(*planted), false).violations.into_iter().next()?;
+                        run(seed, None, false).violations.is_empty().then_some((seed, violation))
+                    });
                     let line = match &found {
                         Some((seed, violation)) => {
                             caught.fetch_add(1, Ordering::Relaxed);

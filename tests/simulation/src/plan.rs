@@ -118,8 +118,9 @@ impl Plan {
     pub fn draw(seed: u64, planted: Option<Planted>) -> Self {
         let mut random = Random::new(seed ^ 0x5eed);
         let unfenced_group = random.chance(80);
+        let long_stalls = unfenced_group || random.chance(180);
         let with_dead_letters = !unfenced_group && random.chance(700);
-        let events = 12 + random.below(60);
+        let events = if long_stalls { 40 + random.below(100) } else { 12 + random.below(60) };
         let with_poison = !unfenced_group && random.chance(450);
         let traffic = events::traffic(&mut random, Traffic { events, with_dead_letters, with_poison });
         let rough = random.pick(&[0, 1, 2, 4, 8]).unwrap_or(1);
@@ -134,9 +135,8 @@ impl Plan {
             slow_commit: some(&mut random, 25),
             world: 5 + some(&mut random, 15),
         };
-        let long_stalls = unfenced_group || random.chance(120);
         if long_stalls {
-            rates.stall = rates.stall.max(12);
+            rates.stall = rates.stall.clamp(12, 24);
             rates.world = rates.world.max(30);
         }
         let count = if random.chance(350) { 2 } else { 1 };
@@ -146,8 +146,8 @@ impl Plan {
                 let variants = if random.chance(300) { 2 + random.below(2) } else { 1 };
                 PipelinePlan {
                     name: format!("p{n}"),
-                    kafka_sink: !unfenced_group && random.chance(400),
-                    instances: 1 + random.below(3),
+                    kafka_sink: !unfenced_group && random.chance(if long_stalls { 600 } else { 400 }),
+                    instances: if long_stalls { 2 } else { 1 + random.below(3) },
                     lanes: 1 + random.below(2),
                     folds: (0..variants).map(|v| variant(&mut random, &usual, v, unfenced_group)).collect(),
                     checkpoint_interval: Duration::from_millis([20, 100, 500, 2_000][random.below(4)]),
@@ -166,7 +166,7 @@ impl Plan {
             partitions: 1 + i32::try_from(random.below(3)).unwrap_or(0),
             pipelines,
             traffic,
-            ticks: 80 + random.below(220),
+            ticks: 80 + random.below(if long_stalls { 600 } else { 300 }),
             rates,
             unfenced_group,
             long_stalls,

@@ -106,7 +106,8 @@ fn append(w: &mut Inner, record: LogRecord) -> bool {
 
 /// Sends a few events.
 pub fn send(w: &mut Inner) {
-    let count = 1 + w.random.below(5);
+    let most = if w.plan.long_stalls && w.faults { 1 } else { 5 };
+    let count = 1 + w.random.below(most);
     for _ in 0..count {
         if w.plan.traffic.len().is_multiple_of(3) && w.fault(10) {
             let n = w.random.below(1_000);

@@ -133,7 +133,7 @@ pub fn rebalance(w: &mut Inner) {
     let restless = w.plan.long_stalls && w.faults;
     let Inner { groups, processes, random, .. } = &mut *w;
     let Some(group) = groups.get_mut(pipeline) else { return };
-    if restless && random.chance(100) {
+    if restless && random.chance(400) {
         group.dirty = true;
     }
     if waits || !group.dirty || group.members.is_empty() {

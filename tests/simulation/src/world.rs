@@ -490,7 +490,8 @@ impl Env {
             return Fate::Death;
         }
         if w.depth < DEPTH_MAX && w.fault(rates.stall) {
-            let ticks = match w.random.chance(200) {
+            let often = if w.plan.long_stalls { 400 } else { 200 };
+            let ticks = match w.random.chance(often) {
                 true if w.plan.long_stalls => 300,
                 true => 60,
                 false => 12,
