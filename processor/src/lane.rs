@@ -133,8 +133,9 @@ struct Running {
     /// Folded, not delivered.
     effects: Vec<Effect>,
     effect_bytes: usize,
-    /// The offset behind a hole in the log that was met once; a second reading confirms it.
-    hole: Option<i64>,
+    /// A hole in the log that was met once, from the offset expected to the one found; the next reading from
+    /// there confirms it.
+    hole: Option<(i64, i64)>,
     /// When a gap's expiry was last appended, by the offset that opened it.
     gaps_appended: BTreeMap<i64, Duration>,
 }
@@ -325,7 +326,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         if record.offset < expected {
             return Ok(false);
         }
-        if record.offset > expected && running.hole != Some(record.offset) {
+        if record.offset > expected && running.hole != Some((expected, record.offset)) {
             // Retention or a foreign transaction leaves holes in a log; so does a client's error. Reading
             // again tells: the same hole twice is the log's.
             tracing::warn!(
@@ -334,7 +335,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 found = record.offset,
                 "a hole in the event log; reading again"
             );
-            running.hole = Some(record.offset);
+            running.hole = Some((expected, record.offset));
             self.log.start(partition, expected)?;
             return Ok(false);
         }

@@ -179,7 +179,7 @@ impl Journal for SimJournal {
         let was_open = std::mem::take(&mut self.open);
         self.buffer.clear();
         self.acknowledged.clear();
-        self.broken = false;
+        (self.broken, self.doomed) = (false, false);
         self.env.enter("journal.renew", false);
         let env = self.env.clone();
         let mut w = env.lock();
@@ -303,10 +303,11 @@ impl Journal for SimJournal {
             let env = self.env.clone();
             self.produce(&mut env.lock(), tp, body);
         }
-        self.commit_transaction()?;
+        let done = self.commit_transaction();
         if self.doomed {
             self.env.perish();
         }
+        done?;
         if !outputs.is_empty() {
             self.env.enter("journal.commit, outputs after", true);
             let env = self.env.clone();

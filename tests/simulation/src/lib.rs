@@ -121,3 +121,18 @@ pub(crate) fn come_to_rest(world: &Arc<World>) -> bool {
     w.violation(format!("does not come to rest: {why:?}"));
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promise: a seed replays exactly.
+    #[test]
+    fn the_same_seed_gives_the_same_steps() {
+        for seed in 0..5 {
+            let (one, two) = (run(seed, None, true), run(seed, None, true));
+            assert_eq!(one.violations, Vec::<String>::new(), "seed {seed}");
+            assert_eq!(one.trace, two.trace, "seed {seed}");
+        }
+    }
+}

@@ -59,7 +59,11 @@ impl SimLog {
         let pick = w.random.below(ready.len());
         let (partition, mut found) = ready.into_iter().nth(pick)?;
         let first = found.first().map(|(n, _)| *n)?;
-        if found.len() > 1 && w.fault(10) && self.tricked.insert((partition, first + 1)) {
+        if let Some((second, _)) = found.get(1)
+            && w.fault(10)
+            && self.tricked.insert((partition, first))
+            && self.tricked.insert((partition, *second))
+        {
             found.remove(0);
         }
         let (offset, record) = found.into_iter().next()?;
@@ -113,6 +117,10 @@ impl Log for SimLog {
             return Ok(None);
         }
         let next = self.next(&mut w);
+        if let Some((partition, record)) = &next {
+            let (process, offset) = (env.process, record.offset);
+            w.note(|| format!("process {process} reads log {partition}:{offset}"));
+        }
         if next.is_none() {
             w.pass(i64::try_from(wait.as_millis()).unwrap_or(0));
         }

@@ -75,14 +75,16 @@ fn a_body_that_cannot_be_read_is_dead_lettered_with_its_reason() {
 
     let expected = cases.iter().map(|(body, reason)| (body.as_bytes(), *reason));
     let expected = expected.chain(not_text.map(|body| (body, "body is not JSON: it is not UTF-8")));
+    let expected: Vec<(&[u8], &str)> = expected.collect();
+    let letters = wait::until("all dead letters", PATIENCE, || {
+        let letters = shared.site.dead_letters();
+        let is_there =
+            |body| letters.iter().any(|letter| letter.value.as_deref().unwrap_or_default() == body);
+        expected.iter().all(|(body, _)| is_there(*body)).then_some(letters)
+    });
     for (body, reason) in expected {
-        let what = format!("a dead letter: {reason}");
-        let found = wait::until(&what, PATIENCE, || {
-            let mut letters = shared.site.dead_letters();
-            letters.retain(|letter| letter.value.as_deref().unwrap_or_default() == body);
-            letters.pop().map(|last| (letters.len() + 1, last))
-        });
-        let (times, letter) = found;
+        let own = || letters.iter().filter(|letter| letter.value.as_deref().unwrap_or_default() == body);
+        let (times, letter) = (own().count(), own().next().unwrap());
         assert_eq!(times, 1, "{reason}: once");
         let said = letter.header("hookline-dead-letter-reason").unwrap_or_default();
         assert!(said.contains(reason), "`{reason}` is not in `{said}`");

@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use hookline_tests::http::Client;
+use hookline_tests::process::Program;
 use hookline_tests::wait;
 use sandbox::check;
 use sandbox::delivery::{AppliedEvent, EntityPlan};
@@ -119,9 +120,13 @@ fn event(n: usize, sequence: u64) -> AppliedEvent {
 }
 
 /// Waits until the whole log is applied; then every event must be in the tables once, in its entity's order.
-pub(crate) fn assert_applied_once(site: &Site, url: &str, plans: &[EntityPlan]) {
+pub(crate) fn assert_applied_once(site: &Site, url: &str, processor: &mut Program, plans: &[EntityPlan]) {
     let expected: usize = plans.iter().map(|plan| plan.applied.len()).sum();
-    wait::within(PATIENCE, || (row_count(url) >= expected).then_some(()));
+    wait::within(PATIENCE, || {
+        let ended = processor.ended();
+        assert!(ended.is_none(), "the processor has ended: {ended:?}");
+        (row_count(url) >= expected).then_some(())
+    });
     site.wait_caught_up();
     let mut rows = rows(url);
     // Other sources' events are not the load's.

@@ -56,7 +56,7 @@ fn kafka_that_is_away_is_waited_for() {
     kafka.restart();
     load.wait_accepted(40);
     ingest.wait_ready();
-    assert_applied_once(&site, &url, &load.finish());
+    assert_applied_once(&site, &url, &mut processor, &load.finish());
     assert!(ingest.ended().is_none() && processor.ended().is_none());
     // What was answered with 503 may be in the log all the same, so it may be applied: once.
     let refused = rows(&url).into_iter().filter(|row| row.event_id == "evt_away").count();
@@ -97,7 +97,7 @@ fn postgres_that_is_away_is_waited_for() {
         processor.wait_ready();
         query(&url, "SELECT 1");
     }
-    assert_applied_once(&site, &url, &load.finish());
+    assert_applied_once(&site, &url, &mut processor, &load.finish());
     assert!(processor.ended().is_none());
     assert_said_once_a_lane(&processor);
 }

@@ -203,7 +203,7 @@ fn partitions_move_to_an_instance_that_joins_and_back_from_one_that_leaves() {
     load.wait_accepted(100);
     wait::until("b alone", PATIENCE, || (owned(&b.program) == Some(4.0)).then_some(()));
     load.wait_accepted(100);
-    assert_applied_once(&site, &url, &load.finish());
+    assert_applied_once(&site, &url, &mut b.program, &load.finish());
 }
 
 #[test]
