@@ -8,6 +8,7 @@ mod checkpoint;
 mod claim;
 mod deliver;
 mod gaps;
+mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -69,6 +70,8 @@ pub struct LaneConfig {
     pub checkpoint_interval: Duration,
     /// A checkpoint is made at the latest after so many records.
     pub checkpoint_records_max: usize,
+    /// A snapshot is due when a journal has grown by so many bytes, and by twice the state.
+    pub snapshot_after: u64,
     /// The output topic of a Kafka sink.
     pub output_topic: Option<String>,
     /// What spans are called.
@@ -122,6 +125,8 @@ struct Part<S> {
     /// Kept over failures, so that only what was folded since the last checkpoint is done again.
     memory: Option<(State, Mark)>,
     store: Option<S>,
+    /// There while one is being written.
+    snapshot: Option<snapshots::Writing>,
     /// There while the partition is being worked on.
     running: Option<Running>,
 }
@@ -252,8 +257,14 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 // since another instance may have had it meanwhile. It would not be met in the journal, or
                 // be met and continued; a fresh restore is the simple way.
                 self.leave(partition);
-                let part =
-                    Part { ticket, stuck_until: Duration::ZERO, memory: None, store: None, running: None };
+                let part = Part {
+                    ticket,
+                    stuck_until: Duration::ZERO,
+                    memory: None,
+                    store: None,
+                    snapshot: None,
+                    running: None,
+                };
                 self.parts.insert(partition, part);
                 self.progress.owned(partition, true);
             }
@@ -425,6 +436,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             if part.running.take().is_some() {
                 self.log.stop(*partition);
             }
+            part.snapshot = None;
             if let Some((state, _)) = &mut part.memory {
                 state.drop_overlay();
             }

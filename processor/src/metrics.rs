@@ -33,6 +33,9 @@ pub const ENTITIES: &str = "hookline_processor_remembered_entities";
 /// Times the local state was wiped since it was damaged or another log's.
 pub const STORE_WIPED: &str = "hookline_processor_store_wiped_total";
 
+/// Snapshots written.
+pub const SNAPSHOTS: &str = "hookline_processor_snapshots_total";
+
 /// Tells the exporter what each metric means.
 pub fn describe() {
     describe_counter!(EVENTS, "Events by verdict, as of the last checkpoint");
@@ -53,5 +56,9 @@ pub fn describe() {
     describe_gauge!(OWNED, "Partitions that this instance owns");
     describe_gauge!(IDS, "Event ids remembered within the window");
     describe_gauge!(ENTITIES, "Entities remembered");
+    describe_counter!(
+        SNAPSHOTS,
+        "Snapshots of a partition's state written, each a reason to trim its journal"
+    );
     describe_counter!(STORE_WIPED, "Times the local state was wiped and restored from the journal");
 }

@@ -84,11 +84,14 @@ pub struct CheckpointConfig {
     pub interval: Span,
     /// At the latest after so many events in a lane.
     pub events_max: u32,
+    /// A snapshot of a partition's state is written, and its journal trimmed, when the journal has grown by this
+    /// and by twice the state since the last one.
+    pub snapshot_after: Size,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { interval: Span::millis(100), events_max: 20_000 }
+        Self { interval: Span::millis(100), events_max: 20_000, snapshot_after: Size::kib(32 * 1024) }
     }
 }
 

@@ -16,5 +16,6 @@ mod pipeline;
 mod readers;
 mod senders;
 mod sink_tables;
+mod snapshots;
 mod topics;
 mod wire;
