@@ -66,9 +66,12 @@ pub(crate) async fn handle(app: &App, request: Request<Incoming>) -> Response<Fu
         }
     };
     let (outcome, response) = match answer {
-        Ok(outcome) => (outcome, Response::new(Full::default())),
+        Ok(outcome) => {
+            tracing::debug!(trace_id = trace.id(), "webhook taken in");
+            (outcome, Response::new(Full::default()))
+        }
         Err(problem) => {
-            tracing::debug!(?problem, "request refused");
+            tracing::debug!(trace_id = trace.id(), ?problem, "request refused");
             (Outcome::Refused(problem.kind), problem.into_response())
         }
     };

@@ -40,6 +40,12 @@ impl TraceContext {
         Self::passed_on(headers).unwrap_or_else(|| Self::new(random))
     }
 
+    /// What log lines carry as `trace_id`.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        spans::trace_id(&self.parent)
+    }
+
     fn passed_on(headers: &HeaderMap) -> Option<Self> {
         let mut parents = headers.get_all("traceparent").iter();
         let parent = parents.next()?.to_str().ok()?;

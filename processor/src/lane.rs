@@ -20,7 +20,7 @@ pub(crate) use self::claim::first_config;
 use crate::broker::{BrokerError, Journal, Log};
 use crate::clock::Clock;
 use crate::defect::{Defect, planted};
-use crate::fold::{Effect, FoldConfig, FoldError, Record, State, decide};
+use crate::fold::{Effect, FoldConfig, FoldError, Record, State, Verdict, decide};
 use crate::journal::{JournalError, Mark};
 use crate::position::{Epoch, Fence, Position};
 use crate::sink::{Sink, SinkError};
@@ -369,6 +369,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let verdict = decide(state, record, &self.config.pipeline, &mut running.effects)
             .map_err(|e| Trouble::Stuck(partition, e.into()))?;
         let effects = running.effects.get(before..).unwrap_or_default();
+        say_decided(partition, record, verdict, effects);
         if shared::spans::is_on() {
             self.traces.decided(partition, record, verdict, effects, self.clock.wall_ms());
         }
@@ -465,5 +466,20 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         for partition in partitions {
             self.leave(partition);
         }
+    }
+}
+
+/// Tells the log, where that is wanted, what became of an event, and of those that it released.
+fn say_decided(partition: i32, record: &Record, verdict: Option<Verdict>, effects: &[Effect]) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    if let Some(verdict) = verdict {
+        let (trace_id, verdict) = (record.frame.trace_id(), crate::traces::name(verdict));
+        tracing::debug!(trace_id, partition, offset = record.offset, verdict, "event decided");
+    }
+    for effect in effects.iter().filter(|effect| effect.event_offset != record.offset) {
+        let (trace_id, offset) = (effect.frame.trace_id(), effect.event_offset);
+        tracing::debug!(trace_id, partition, offset, position = %effect.position, "event released");
     }
 }
