@@ -17,4 +17,5 @@ mod readers;
 mod senders;
 mod sink_tables;
 mod topics;
+mod traces;
 mod wire;
