@@ -393,6 +393,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             Trouble::Refolded => ("refused", "sink"),
             Trouble::Stuck(..) => ("stuck", "partition"),
         };
+        debug_assert!(crate::metrics::RECOVERY_REASONS.contains(&reason), "{reason} starts at 0");
         metrics::counter!(crate::metrics::RECOVERIES, "reason" => reason).increment(1);
         let refolded = matches!(trouble, Trouble::Refolded);
         let ordinary =
