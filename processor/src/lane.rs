@@ -114,6 +114,14 @@ pub(crate) enum Stuck {
     OtherLog { offset: i64, whose: &'static str },
 }
 
+/// What `/readyz` calls a partition.
+pub(crate) fn part(partition: i32) -> String {
+    format!("partition {partition}")
+}
+
+/// What `/readyz` says of a partition until its claim is done.
+pub(crate) const NOT_CLAIMED: &str = "assigned, not claimed yet";
+
 /// One partition of a lane.
 struct Part<S> {
     ticket: Ticket,
@@ -252,6 +260,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 // since another instance may have had it meanwhile. It would not be met in the journal, or
                 // be met and continued; a fresh restore is the simple way.
                 self.leave(partition);
+                self.health.not_ready(part(partition), NOT_CLAIMED);
                 let part =
                     Part { ticket, stuck_until: Duration::ZERO, memory: None, store: None, running: None };
                 self.parts.insert(partition, part);
@@ -260,6 +269,9 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             Command::Revoke(partition) => {
                 self.leave(partition);
                 self.progress.owned(partition, false);
+                if self.parts.is_empty() && !self.stale_producer {
+                    self.recovered();
+                }
             }
             Command::Stop => {}
         }
@@ -267,6 +279,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
 
     fn leave(&mut self, partition: i32) {
         self.log.stop(partition);
+        self.health.ready(&part(partition));
         let Some(mut part) = self.parts.remove(&partition) else { return };
         let unfinished = part.memory.as_ref().is_some_and(|(state, _)| state.head() != state.checkpointed());
         if let Some(store) = &mut part.store
@@ -289,6 +302,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             // Also without a partition: a transaction that this lane's killed forerunner left open holds up every
             // reader of the topics that it wrote to.
             self.renew_if_stale()?;
+            self.recovered();
         }
         if self.clock.now() >= self.retry_at && self.parts.values().any(|part| self.wants_claim(part)) {
             self.claim()?;
@@ -385,29 +399,27 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     /// the partitions are claimed again after a while.
     fn recover(&mut self, trouble: Trouble) {
         let text = trouble.to_string();
-        let (reason, part) = match &trouble {
-            Trouble::Broker(_) => ("kafka", "kafka"),
-            Trouble::Sink(SinkError::Fenced { .. }) => ("fenced", "sink"),
-            Trouble::Sink(_) => ("sink", "sink"),
-            Trouble::Ticket => ("rebalance", "group"),
-            Trouble::Refolded => ("refused", "sink"),
-            Trouble::Stuck(..) => ("stuck", "partition"),
+        let (reason, not_ready) = match &trouble {
+            Trouble::Broker(error) => ("kafka", Some(("kafka".to_owned(), error.to_string()))),
+            Trouble::Sink(SinkError::Fenced { .. }) => ("fenced", None),
+            Trouble::Sink(error) => ("sink", Some(("sink".to_owned(), error.to_string()))),
+            Trouble::Ticket => ("rebalance", None),
+            Trouble::Refolded => ("refused", None),
+            Trouble::Stuck(partition, why) => ("stuck", Some((part(*partition), why.to_string()))),
         };
         debug_assert!(crate::metrics::RECOVERY_REASONS.contains(&reason), "{reason} starts at 0");
         metrics::counter!(crate::metrics::RECOVERIES, "reason" => reason).increment(1);
         let refolded = matches!(trouble, Trouble::Refolded);
-        let ordinary =
-            matches!(trouble, Trouble::Ticket | Trouble::Refolded | Trouble::Sink(SinkError::Fenced { .. }));
         if self.last_trouble.as_ref() != Some(&text) {
-            if ordinary {
+            if not_ready.is_none() {
                 tracing::info!(reason = %text, "back to the last checkpoint");
             } else {
                 tracing::error!(error = %text, "stopped at the last checkpoint; trying again until it works");
             }
-            self.last_trouble = Some(text.clone());
+            self.last_trouble = Some(text);
         }
-        if !ordinary {
-            self.health.not_ready(part, text);
+        if let Some((part, why)) = not_ready {
+            self.health.not_ready(part, why);
         }
         match trouble {
             Trouble::Sink(_) => self.sink = None,
@@ -448,7 +460,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         if self.parts.values().any(|part| part.running.is_none()) {
             return;
         }
-        for part in ["kafka", "sink", "group", "partition"] {
+        for part in ["kafka", "sink"] {
             self.health.ready(part);
         }
         if self.last_trouble.take().is_some() {
