@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ingest::{Error, SetupError};
-use shared::config::Config;
+use shared::config::{Config, Secrets};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A wrong configuration's exit status; also that of a wrong command line.
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 }
 
 fn load(path: &Path) -> Result<Config, ExitCode> {
-    let config = Config::load(path).map_err(|error| wrong(&error.to_string()))?;
+    let config = Config::load(path, Secrets::Sources).map_err(|error| wrong(&error.to_string()))?;
     ingest::check(&config).map_err(|error| wrong(&placed(path, &error)))?;
     Ok(config)
 }

@@ -36,7 +36,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) const BILLING_SECRET: Secret =
     Secret { name: "BILLING_WEBHOOK_SECRET", value: "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD" };
 /// The variable with the connection string of a PostgreSQL sink.
-const SINK_URL: &str = "SINK_URL";
+pub(crate) const SINK_URL: &str = "SINK_URL";
 
 /// The sources besides the sandbox's: one for Standard Webhooks, one whose connection stands in the body.
 const MORE_SOURCES: &str = r#"
