@@ -81,6 +81,10 @@ impl Context {
         }
         let Some(generation) = consumer.group_metadata() else { return Ok(()) };
         tracing::info!(?partitions, "partitions assigned");
+        // Before the group is ready: with it alone, the pipeline would count as ready.
+        for partition in partitions {
+            self.health.not_ready(crate::lane::part(*partition), crate::lane::NOT_CLAIMED);
+        }
         for (partition, ticket) in self.tickets.assign(partitions, generation) {
             tell(&self.lanes, partition, Command::Assign(partition, ticket));
         }

@@ -270,8 +270,8 @@ fn lane_config(config: &Config, name: &str, pipeline: &PipelineConfig, instance:
             dead_letters: topics::dead_letters_name(name),
             sink: match &pipeline.sink {
                 SinkConfig::Kafka(sink) => SinkNames::Topic(sink.topic.clone()),
-                SinkConfig::Postgres(_) => SinkNames::Database("postgresql"),
-                SinkConfig::Sqlite(_) => SinkNames::Database("sqlite"),
+                SinkConfig::Postgres(_) => SinkNames::Database { system: "postgresql", operation: "COPY" },
+                SinkConfig::Sqlite(_) => SinkNames::Database { system: "sqlite", operation: "INSERT" },
             },
         },
     }

@@ -154,6 +154,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let Some(part) = self.parts.get_mut(&partition) else { return Ok(()) };
         self.progress.checkpointed(partition, &state);
         tracing::info!(partition, %epoch, offset = state.head().next_offset, "partition claimed");
+        self.health.ready(&super::part(partition));
         part.memory = Some((state, mark));
         part.running = Some(Running {
             epoch,

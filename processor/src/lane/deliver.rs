@@ -148,7 +148,13 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             None => state.refuse(effect.position, reason.to_owned()),
         }
         metrics::counter!(crate::metrics::REFUSALS).increment(1);
-        tracing::warn!(partition, position = %effect.position, reason, "the sink refused an event; dead-lettered");
+        tracing::warn!(
+            trace_id = effect.frame.trace_id(),
+            partition,
+            position = %effect.position,
+            reason,
+            "the sink refused an event; dead-lettered"
+        );
         Ok(())
     }
 }

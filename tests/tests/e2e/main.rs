@@ -18,4 +18,5 @@ mod senders;
 mod sink_tables;
 mod snapshots;
 mod topics;
+mod traces;
 mod wire;
