@@ -31,6 +31,12 @@ pub enum BrokerError {
 
 /// The event log, as one lane reads it.
 pub trait Log: Send {
+    /// Fresh clients, without partitions: after every trouble with Kafka.
+    ///
+    /// # Errors
+    /// The client cannot be made.
+    fn renew(&mut self) -> Result<(), BrokerError>;
+
     /// Reads a partition from an offset on, also where it was being read elsewhere.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod reader;
 
 use std::time::Duration;
 
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
@@ -51,6 +52,33 @@ pub struct KafkaContext {
 
 pub(crate) fn retry(error: &KafkaError) -> BrokerError {
     BrokerError::Retry(error.to_string())
+}
+
+/// The first offset of a partition and the one after the last that is visible.
+fn bounds(consumer: &BaseConsumer, topic: &str, partition: i32) -> Result<(i64, i64), BrokerError> {
+    let ask = || consumer.fetch_watermarks(topic, partition, REQUEST);
+    let answer = match ask() {
+        // A broker that has just started may tell some of a topic's partitions only. librdkafka then takes the
+        // others for non-existent, for minutes: it has to be told to look again.
+        Err(error) if is_unknown(&error) => {
+            consumer.fetch_metadata(Some(topic), REQUEST).map_err(|e| retry(&e))?;
+            ask()
+        }
+        answer => answer,
+    };
+    answer.map_err(|e| retry(&e))
+}
+
+fn is_unknown(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+        )
+    )
 }
 
 fn list(topic: &str, partition: i32, offset: i64) -> Result<TopicPartitionList, BrokerError> {

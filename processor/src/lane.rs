@@ -39,6 +39,9 @@ const IDLE_WAIT: Duration = Duration::from_millis(50);
 /// The first and the longest wait before another claim.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
 
+/// How long the log may give nothing before it is asked whether it is there.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
 /// How long a partition stands still that cannot go on until somebody acts.
 const STUCK_WAIT: Duration = Duration::from_secs(15);
 
@@ -155,6 +158,10 @@ pub struct Lane<L, J: Journal, S: Stores, C> {
     parts: BTreeMap<i32, Part<S::Store>>,
     /// Kafka would not know the current producer as sound: renew it before the next transaction.
     stale_producer: bool,
+    /// There was trouble with Kafka: the log's clients are renewed before the next claim.
+    stale_log: bool,
+    /// When the log last gave a record or answered a question.
+    log_heard: Duration,
     /// Not before this time is anything claimed.
     retry_at: Duration,
     backoff: Duration,
@@ -199,6 +206,8 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             health,
             parts: BTreeMap::new(),
             stale_producer: true,
+            stale_log: false,
+            log_heard: Duration::ZERO,
             retry_at: Duration::ZERO,
             backoff: BACKOFF.0,
             batch_since: None,
@@ -307,13 +316,30 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 (since + self.config.checkpoint_interval).saturating_sub(self.clock.now()).min(IDLE_WAIT)
             }
         };
-        for _ in 0..BATCH_RECORDS_MAX {
-            let Some((partition, record)) = self.log.poll(wait)? else { break };
+        for n in 0..BATCH_RECORDS_MAX {
+            let Some((partition, record)) = self.log.poll(wait)? else {
+                return if n == 0 { self.check_silence() } else { Ok(()) };
+            };
             wait = Duration::ZERO;
+            self.log_heard = self.clock.now();
             if self.fold_one(partition, &record)? {
                 break;
             }
         }
+        Ok(())
+    }
+
+    /// A log that gives nothing for a while is asked whether it is there: a client may have lost Kafka without
+    /// a word (librdkafka forgets every broker when it is told of none, as by brokers that were just fenced, and
+    /// never connects again: librdkafka#5301).
+    fn check_silence(&mut self) -> Result<(), Trouble> {
+        if self.clock.now().saturating_sub(self.log_heard) < SILENCE_MAX {
+            return Ok(());
+        }
+        if let Some((partition, _)) = self.parts.iter().find(|(_, part)| part.running.is_some()) {
+            self.log.bounds(*partition)?;
+        }
+        self.log_heard = self.clock.now();
         Ok(())
     }
 
@@ -392,7 +418,8 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                     part.stuck_until = self.clock.now() + STUCK_WAIT;
                 }
             }
-            Trouble::Broker(_) | Trouble::Ticket | Trouble::Refolded => {}
+            Trouble::Broker(_) => self.stale_log = true,
+            Trouble::Ticket | Trouble::Refolded => {}
         }
         self.stale_producer = true;
         self.traces.forget();

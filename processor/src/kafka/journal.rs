@@ -99,6 +99,7 @@ impl Journal for KafkaJournal {
     fn renew(&mut self) -> Result<(), BrokerError> {
         self.open = false;
         self.producer = None;
+        self.reader = Reader::new(&self.context)?;
         let c = &self.context;
         let bytes_max = shared::topics::journal_record_bytes_max();
         let config =

@@ -6,7 +6,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 
-use super::{KafkaContext, REQUEST, is_passing, list, record_of, retry};
+use super::{KafkaContext, is_passing, list, record_of, retry};
 use crate::broker::BrokerError;
 use crate::fold::Record;
 
@@ -66,7 +66,7 @@ impl Reader {
     /// # Errors
     /// The cluster does not answer.
     pub fn bounds(&self, topic: &str, partition: i32) -> Result<(i64, i64), BrokerError> {
-        self.0.fetch_watermarks(topic, partition, REQUEST).map_err(|e| retry(&e))
+        super::bounds(&self.0, topic, partition)
     }
 
     /// Calls `each` for the records from `from` on, until it returns false. At the end of what is visible it

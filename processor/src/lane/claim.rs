@@ -31,6 +31,11 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         if self.sink.is_none() {
             self.sink = (self.open_sink)()?;
         }
+        // Nothing is being read then: trouble stops all partitions.
+        if self.stale_log {
+            self.log.renew()?;
+            self.stale_log = false;
+        }
         if self.stale_producer || self.journal.is_open() {
             self.journal.renew()?;
             self.stale_producer = false;

@@ -89,6 +89,13 @@ fn record(offset: usize, entry: &Entry) -> Option<Record> {
 }
 
 impl Log for SimLog {
+    fn renew(&mut self) -> Result<(), BrokerError> {
+        self.env.enter("log.renew", false);
+        self.started.clear();
+        self.queue.clear();
+        Ok(())
+    }
+
     fn start(&mut self, partition: i32, offset: i64) -> Result<(), BrokerError> {
         self.env.enter("log.start", false);
         self.stop(partition);
