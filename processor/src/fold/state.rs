@@ -274,7 +274,8 @@ impl State {
     pub(super) fn advance(&mut self, offset: i64, time_ms: i64, frame: &Frame) {
         let head = &mut self.overlay.head;
         head.next_offset = offset + 1;
-        head.stream_time_ms = head.stream_time_ms.max(time_ms);
+        let falls = planted(Defect::StreamTimeFalls);
+        head.stream_time_ms = if falls { time_ms } else { head.stream_time_ms.max(time_ms) };
         if let Some(in_force) = &head.config {
             let from = head.stream_time_ms.saturating_sub(in_force.config.window_ms);
             head.ids_from_ms = if planted(Defect::IdsComeBack) { from } else { head.ids_from_ms.max(from) };

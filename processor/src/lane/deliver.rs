@@ -39,6 +39,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     fn deliver_to_log(&mut self, partition: i32, effects: &[Effect]) -> Result<(), Trouble> {
         let silent_below =
             self.parts.get(&partition).and_then(|p| p.running.as_ref()).map_or(0, |r| r.silent_below);
+        let silent_below = if planted(Defect::NotSilent) { 0 } else { silent_below };
         for effect in effects.iter().filter(|effect| effect.position.offset >= silent_below) {
             match (&effect.action, &self.config.output_topic) {
                 (Action::DeadLetter(reason), _) => self.journal.dead_letter(partition, effect, reason)?,

@@ -8,10 +8,11 @@ use processor::fold::{Action, Effect};
 use processor::journal::{Entry, JournalRecord};
 
 use crate::defects::Planted;
+use crate::env::Env;
 use crate::group::Generation;
 use crate::kafka::{Body, EffectRecord, Refusal, Tid, Topic, Tp};
 use crate::log::failed;
-use crate::world::{Env, Inner};
+use crate::world::Inner;
 
 /// How long a replay waits for the last stable offset.
 const REPLAY_STALL_MS: i64 = 30_000;
@@ -250,7 +251,7 @@ impl Journal for SimJournal {
     }
 
     fn output(&mut self, _: &str, partition: i32, effect: &Effect) -> Result<(), BrokerError> {
-        self.env.enter("journal.output", true);
+        self.env.enter("journal.output", false);
         self.effect(Topic::Output(self.env.pipeline), partition, effect, None)
     }
 
