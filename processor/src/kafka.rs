@@ -18,6 +18,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use shared::config::KafkaConfig;
 
 pub use self::journal::KafkaJournal;
+pub(crate) use self::journal::{position_of, refusal_of};
 pub use self::log::KafkaLog;
 pub use self::reader::{Read, Reader};
 use crate::broker::BrokerError;
@@ -40,6 +41,8 @@ pub struct KafkaContext {
     pub topic: String,
     /// The journal's topic.
     pub journal: String,
+    /// The snapshots' topic.
+    pub snapshots: String,
     /// The dead letters' topic.
     pub dead_letters: String,
     /// The pipeline's name.
@@ -52,6 +55,14 @@ pub struct KafkaContext {
 
 pub(crate) fn retry(error: &KafkaError) -> BrokerError {
     BrokerError::Retry(error.to_string())
+}
+
+/// Lets go of a client in a thread of its own: to close one that has lost Kafka can take for ever.
+pub(crate) fn let_go(client: impl Send + 'static) {
+    let closed = std::thread::Builder::new().name("closing".to_owned()).spawn(move || drop(client));
+    if let Err(error) = closed {
+        tracing::warn!(%error, "a Kafka client was closed in place");
+    }
 }
 
 /// The first offset of a partition and the one after the last that is visible.

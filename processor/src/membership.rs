@@ -16,7 +16,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use shared::admin::Health;
 
 use crate::clock::{Clock, SystemClock};
-use crate::kafka::KafkaContext;
+use crate::kafka::{KafkaContext, let_go};
 use crate::lane::Command;
 use crate::progress::Progress;
 use crate::tickets::Tickets;
@@ -42,6 +42,8 @@ struct Context {
     tickets: Arc<Tickets<ConsumerGroupMetadata>>,
     lanes: Vec<Sender<Command>>,
     health: Health,
+    /// Another consumer is the member: what this one still hears, as it is closed, is the past.
+    retired: AtomicBool,
 }
 
 impl ClientContext for Context {}
@@ -71,11 +73,18 @@ impl Context {
         // fetching. The lanes read with consumers of their own.
         list.set_all_offsets(Offset::Offset(0))?;
         consumer.incremental_assign(list)?;
+        if self.retired.load(Ordering::Acquire) {
+            return Ok(());
+        }
         if !partitions.is_empty() {
             consumer.pause(list)?;
         }
         let Some(generation) = consumer.group_metadata() else { return Ok(()) };
         tracing::info!(?partitions, "partitions assigned");
+        // Before the group is ready: with it alone, the pipeline would count as ready.
+        for partition in partitions {
+            self.health.not_ready(crate::lane::part(*partition), crate::lane::NOT_CLAIMED);
+        }
         for (partition, ticket) in self.tickets.assign(partitions, generation) {
             tell(&self.lanes, partition, Command::Assign(partition, ticket));
         }
@@ -89,6 +98,9 @@ impl Context {
         list: &TopicPartitionList,
         partitions: &[i32],
     ) -> Result<(), KafkaError> {
+        if self.retired.load(Ordering::Acquire) {
+            return consumer.incremental_unassign(list);
+        }
         // Waits for commits under way. After it, nothing is committed for these partitions.
         self.tickets.revoke(partitions);
         tracing::info!(?partitions, lost = consumer.assignment_lost(), "partitions taken back");
@@ -166,9 +178,11 @@ pub fn run(membership: &Membership, stop: &AtomicBool) -> Result<(), KafkaError>
     Ok(())
 }
 
+/// Joins, and keeps up the membership as long as the client is a member.
 fn serve(membership: &Membership, stop: &AtomicBool) -> Result<(), Lost> {
-    let Membership { kafka, instance, tickets, lanes, progress, health } = membership;
-    let context = Context { tickets: tickets.clone(), lanes: lanes.clone(), health: health.clone() };
+    let Membership { kafka, instance, tickets, lanes, health, .. } = membership;
+    let retired = AtomicBool::new(false);
+    let context = Context { tickets: tickets.clone(), lanes: lanes.clone(), health: health.clone(), retired };
     let mut config = shared::kafka::consumer(&kafka.config, &kafka.client_id, &kafka.group);
     config
         .set("group.instance.id", instance)
@@ -182,6 +196,19 @@ fn serve(membership: &Membership, stop: &AtomicBool) -> Result<(), Lost> {
     }
     let consumer: BaseConsumer<Context> = config.create_with_context(context)?;
     consumer.subscribe(&[&kafka.topic])?;
+    let kept = keep_up(&consumer, membership, stop);
+    if kept.is_err() {
+        consumer.context().retired.store(true, Ordering::Release);
+        let_go(consumer);
+    }
+    kept
+}
+
+fn keep_up(
+    consumer: &BaseConsumer<Context>,
+    Membership { kafka, progress, health, .. }: &Membership,
+    stop: &AtomicBool,
+) -> Result<(), Lost> {
     let clock = SystemClock::default();
     let mut asked = Instant::now();
     let mut reach = Reach { health, out_of_reach: None };

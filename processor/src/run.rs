@@ -243,6 +243,7 @@ pub fn kafka_context(config: &Config, name: &str, instance: &str, lane: u32) -> 
         client_id: format!("hookline-{name}-{instance}-{lane}"),
         topic: config.log.topic.clone(),
         journal: topics::journal_name(name),
+        snapshots: topics::snapshots_name(name),
         dead_letters: topics::dead_letters_name(name),
         pipeline: name.to_owned(),
         transactional_id: format!("{name}-{instance}-{lane}"),
@@ -257,6 +258,7 @@ fn lane_config(config: &Config, name: &str, pipeline: &PipelineConfig, instance:
         fold: FoldConfig::of(config, pipeline),
         checkpoint_interval: pipeline.checkpoint.interval.0,
         checkpoint_records_max: usize::try_from(pipeline.checkpoint.events_max).unwrap_or(usize::MAX),
+        snapshot_after: pipeline.checkpoint.snapshot_after.0,
         output_topic: match &pipeline.sink {
             SinkConfig::Kafka(sink) => Some(sink.topic.clone()),
             SinkConfig::Postgres(_) | SinkConfig::Sqlite(_) => None,
@@ -268,8 +270,8 @@ fn lane_config(config: &Config, name: &str, pipeline: &PipelineConfig, instance:
             dead_letters: topics::dead_letters_name(name),
             sink: match &pipeline.sink {
                 SinkConfig::Kafka(sink) => SinkNames::Topic(sink.topic.clone()),
-                SinkConfig::Postgres(_) => SinkNames::Database("postgresql"),
-                SinkConfig::Sqlite(_) => SinkNames::Database("sqlite"),
+                SinkConfig::Postgres(_) => SinkNames::Database { system: "postgresql", operation: "COPY" },
+                SinkConfig::Sqlite(_) => SinkNames::Database { system: "sqlite", operation: "INSERT" },
             },
         },
     }

@@ -9,7 +9,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord};
 
 use super::producer::{Deliveries, JOURNAL, settle};
 use super::reader::Reader;
-use super::{KafkaContext, is_passing, list, record_of, retry};
+use super::{KafkaContext, is_passing, let_go, list, record_of, retry};
 use crate::broker::{BrokerError, Log};
 use crate::clock::{Clock, SystemClock};
 use crate::control::Control;
@@ -62,7 +62,7 @@ impl Clients {
 
 impl Log for KafkaLog {
     fn renew(&mut self) -> Result<(), BrokerError> {
-        self.clients = Clients::new(&self.context)?;
+        let_go(std::mem::replace(&mut self.clients, Clients::new(&self.context)?));
         self.started.clear();
         Ok(())
     }

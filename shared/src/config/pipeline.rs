@@ -84,11 +84,14 @@ pub struct CheckpointConfig {
     pub interval: Span,
     /// At the latest after so many events in a lane.
     pub events_max: u32,
+    /// A snapshot of a partition's state is written, and its journal trimmed, when the journal has grown by this
+    /// and by twice the state since the last one.
+    pub snapshot_after: Size,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { interval: Span::millis(100), events_max: 20_000 }
+        Self { interval: Span::millis(100), events_max: 20_000, snapshot_after: Size::kib(32 * 1024) }
     }
 }
 
@@ -110,7 +113,7 @@ pub enum SinkConfig {
 pub struct PostgresSinkConfig {
     /// The connection string (`postgres://user:password@host/db`), by reference since it holds a password.
     pub url: Spanned<SecretRef>,
-    /// The connection string as read.
+    /// The connection string as read; none where it was not asked for ([`super::Secrets`]).
     #[serde(skip)]
     pub url_value: Option<SecretString>,
     /// The schema that the tables stand in. Created if it is missing.
@@ -168,6 +171,7 @@ impl PipelineConfig {
         sources: &BTreeMap<String, SourceConfig>,
         log: &LogConfig,
         body_limit: Size,
+        with_secrets: bool,
     ) -> Result<(), ConfigError> {
         let key = format!("pipelines.{name}");
         for source in self.sources.iter().flatten() {
@@ -196,7 +200,7 @@ impl PipelineConfig {
             return Err(at.error(None, "log.retention", &format!("{message} `{name}`; keep the log longer")));
         }
         match &mut self.sink {
-            SinkConfig::Postgres(sink) => {
+            SinkConfig::Postgres(sink) if with_secrets => {
                 let value = sink.url.get_ref().read();
                 sink.url_value = Some(value.map_err(|e| {
                     at.error(Some(sink.url.span()), &format!("{key}.sink.postgres.url"), &e.to_string())
@@ -206,7 +210,7 @@ impl PipelineConfig {
                 let message = "is the event log itself; name another topic";
                 return Err(at.error(None, &format!("{key}.sink.kafka.topic"), message));
             }
-            SinkConfig::Kafka(_) | SinkConfig::Sqlite(_) => {}
+            SinkConfig::Postgres(_) | SinkConfig::Kafka(_) | SinkConfig::Sqlite(_) => {}
         }
         Ok(())
     }

@@ -84,7 +84,7 @@ fn record(offset: usize, entry: &Entry) -> Option<Record> {
             time_ms: entry.time_ms,
             frame: record.frame.clone(),
         }),
-        Body::Journal(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
+        Body::Journal(_) | Body::Chunk(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
     }
 }
 

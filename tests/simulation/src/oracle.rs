@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use processor::fold::{State, decide};
-use processor::journal::{Entry as JournalEntry, JournalRecord, Mark, Replay};
+use processor::journal::{Mark, Replay};
 use processor::position::Position;
 
 use crate::kafka::{Body, Topic};
@@ -28,9 +28,9 @@ fn journal_records(w: &mut Inner, pipeline: usize, partition: i32) -> Vec<(i64, 
     let journal = w.kafka.partition((Topic::Journal(pipeline), partition));
     let of = |(n, e): (usize, &crate::kafka::Entry)| match &e.body {
         Body::Journal(value) => Some((i64::try_from(n).ok()?, value.to_vec())),
-        Body::Log(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
+        Body::Log(_) | Body::Chunk(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
     };
-    journal.visible(0).filter_map(of).collect()
+    journal.ever_visible().filter_map(of).collect()
 }
 
 /// What keeps the world from rest; `None` where everything was sent, folded and made final, and no gap is open.
@@ -148,7 +148,7 @@ fn check_partition(w: &mut Inner, pipeline: usize, partition: i32) -> Result<Che
         .visible(0)
         .filter_map(|(n, e)| match &e.body {
             Body::Log(record) => Some((i64::try_from(n).ok()?, e.time_ms, record.clone())),
-            Body::Journal(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
+            Body::Journal(_) | Body::Chunk(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
         })
         .collect();
     log.low = low;
@@ -181,26 +181,13 @@ fn check_partition(w: &mut Inner, pipeline: usize, partition: i32) -> Result<Che
     Ok((whole(&replay.state), replay.mark))
 }
 
-/// What the journal's counted records say was refused.
+/// What the sink refused, by the dead letters: they are kept where a journal is lost or trimmed.
 fn refusals(w: &mut Inner, pipeline: usize, partition: i32) -> BTreeSet<Position> {
-    let mut replay = Replay::new(State::new(0), Mark::START);
-    let mut refused = BTreeSet::new();
-    for (offset, value) in journal_records(w, pipeline, partition) {
-        let before = replay.mark;
-        if replay.take(offset, &value).is_ok()
-            && replay.mark != before
-            && let Ok(Some(JournalRecord { entry: JournalEntry::Refusal { position, .. }, .. })) =
-                JournalRecord::decode(offset, &value)
-        {
-            refused.insert(position);
-        }
-    }
-    refused
-}
-
-/// Whether a partition's journal has refusals.
-pub fn has_refusals(w: &mut Inner, pipeline: usize, partition: i32) -> bool {
-    !refusals(w, pipeline, partition).is_empty()
+    let of = |(_, e): (usize, &crate::kafka::Entry)| match &e.body {
+        Body::Effect(e) => e.refused.is_some().then_some(e.position),
+        Body::Log(_) | Body::Journal(_) | Body::Chunk(_) | Body::Offsets(_) | Body::Marker => None,
+    };
+    w.kafka.partition((Topic::Dead(pipeline), partition)).visible(0).filter_map(of).collect()
 }
 
 /// The offsets of the journal's records that count.
@@ -298,7 +285,7 @@ fn committed_effects(
 ) -> Vec<(Position, i64, processor::frame::Frame)> {
     let of = |(_, e): (usize, &crate::kafka::Entry)| match &e.body {
         Body::Effect(e) => Some((e.position, e.event_offset, e.frame.clone())),
-        Body::Log(_) | Body::Journal(_) | Body::Offsets(_) | Body::Marker => None,
+        Body::Log(_) | Body::Journal(_) | Body::Chunk(_) | Body::Offsets(_) | Body::Marker => None,
     };
     w.kafka.partition((topic, partition)).visible(0).filter_map(of).collect()
 }

@@ -47,6 +47,8 @@ pub struct PipelinePlan {
     pub checkpoint_interval: Duration,
     /// After how many records a checkpoint is made.
     pub checkpoint_records_max: usize,
+    /// After how many bytes of the journal a snapshot is made.
+    pub snapshot_after: u64,
 }
 
 impl PipelinePlan {
@@ -59,6 +61,7 @@ impl PipelinePlan {
             fold: self.folds.get(variant).or(self.folds.first()).cloned().unwrap_or_else(nothing),
             checkpoint_interval: self.checkpoint_interval,
             checkpoint_records_max: self.checkpoint_records_max,
+            snapshot_after: self.snapshot_after,
             output_topic: self.kafka_sink.then(|| format!("out-{pipeline}")),
             names: processor::traces::Names::default(),
         }
@@ -155,6 +158,7 @@ impl Plan {
                     folds: (0..variants).map(|v| variant(&mut random, &usual, v, unfenced_group)).collect(),
                     checkpoint_interval: Duration::from_millis([20, 100, 500, 2_000][random.below(4)]),
                     checkpoint_records_max: [1, 3, 10, 50][random.below(4)],
+                    snapshot_after: [0, 500, 3_000, u64::MAX][random.below(4)],
                 }
             })
             .collect();
