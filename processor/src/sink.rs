@@ -123,11 +123,12 @@ pub fn open(config: &SinkConfig, context: &Context) -> Result<Option<Box<dyn Sin
 /// # Errors
 /// The sink of this configuration is not in the program.
 pub fn check_built_in(config: &SinkConfig) -> Result<(), SinkError> {
-    match config {
-        SinkConfig::Postgres(_) if cfg!(not(feature = "postgres")) => Err(left_out("postgres")),
-        SinkConfig::Sqlite(_) if cfg!(not(feature = "sqlite")) => Err(left_out("sqlite")),
-        SinkConfig::Postgres(_) | SinkConfig::Sqlite(_) | SinkConfig::Kafka(_) => Ok(()),
-    }
+    let (feature, is_built_in) = match config {
+        SinkConfig::Postgres(_) => ("postgres", cfg!(feature = "postgres")),
+        SinkConfig::Sqlite(_) => ("sqlite", cfg!(feature = "sqlite")),
+        SinkConfig::Kafka(_) => return Ok(()),
+    };
+    if is_built_in { Ok(()) } else { Err(left_out(feature)) }
 }
 
 fn left_out(feature: &str) -> SinkError {

@@ -46,7 +46,7 @@ pub fn package_file(path: &str) -> PathBuf {
 
 /// A new directory, removed with the value; `tests/run` removes what a killed test leaves.
 ///
-/// Other users may enter it: as root, PostgreSQL runs as another user.
+/// Other users may enter it: as root, the databases run as another user.
 #[must_use]
 pub fn scratch(name: &str) -> TempDir {
     let base = required("HOOKLINE_TEST_TMP");
