@@ -3,9 +3,11 @@
 //!
 //! Another sink is one file in `sink/`, an implementation of [`Sink`], and a variant in the configuration.
 
+#[cfg(feature = "mysql")]
+mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod rows;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -109,6 +111,10 @@ pub fn open(config: &SinkConfig, context: &Context) -> Result<Option<Box<dyn Sin
         SinkConfig::Postgres(config) => Ok(Some(Box::new(postgres::Postgres::open(config, context)?))),
         #[cfg(not(feature = "postgres"))]
         SinkConfig::Postgres(_) => Err(left_out("postgres")),
+        #[cfg(feature = "mysql")]
+        SinkConfig::Mysql(config) => Ok(Some(Box::new(mysql::Mysql::open(config, context)?))),
+        #[cfg(not(feature = "mysql"))]
+        SinkConfig::Mysql(_) => Err(left_out("mysql")),
         #[cfg(feature = "sqlite")]
         SinkConfig::Sqlite(config) => Ok(Some(Box::new(sqlite::Sqlite::open(config, context)?))),
         #[cfg(not(feature = "sqlite"))]
@@ -125,6 +131,7 @@ pub fn open(config: &SinkConfig, context: &Context) -> Result<Option<Box<dyn Sin
 pub fn check_built_in(config: &SinkConfig) -> Result<(), SinkError> {
     let (feature, is_built_in) = match config {
         SinkConfig::Postgres(_) => ("postgres", cfg!(feature = "postgres")),
+        SinkConfig::Mysql(_) => ("mysql", cfg!(feature = "mysql")),
         SinkConfig::Sqlite(_) => ("sqlite", cfg!(feature = "sqlite")),
         SinkConfig::Kafka(_) => return Ok(()),
     };

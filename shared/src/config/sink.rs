@@ -16,6 +16,8 @@ use crate::units::Span;
 pub enum SinkConfig {
     /// Tables in PostgreSQL.
     Postgres(PostgresSinkConfig),
+    /// Tables in MySQL or MariaDB.
+    Mysql(MysqlSinkConfig),
     /// Tables in an SQLite file, for one instance.
     Sqlite(SqliteSinkConfig),
     /// A topic of the same Kafka cluster.
@@ -47,6 +49,20 @@ const fn default_statement_timeout() -> Span {
     Span::secs(30)
 }
 
+/// The MySQL sink.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MysqlSinkConfig {
+    /// The connection string (`mysql://user:password@host/database`), by reference since it holds a password.
+    pub url: Spanned<SecretRef>,
+    /// The connection string as read.
+    #[serde(skip)]
+    pub url_value: Option<SecretString>,
+    /// How long one statement may take.
+    #[serde(default = "default_statement_timeout")]
+    pub statement_timeout: Span,
+}
+
 /// The SQLite sink.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -69,7 +85,7 @@ impl SinkConfig {
     pub fn topic(&self) -> Option<&str> {
         match self {
             Self::Kafka(sink) => Some(&sink.topic),
-            Self::Postgres(_) | Self::Sqlite(_) => None,
+            Self::Postgres(_) | Self::Mysql(_) | Self::Sqlite(_) => None,
         }
     }
 
@@ -78,6 +94,7 @@ impl SinkConfig {
     pub fn database(&self) -> Option<&'static str> {
         match self {
             Self::Postgres(_) => Some("postgresql"),
+            Self::Mysql(_) => Some("mysql"),
             Self::Sqlite(_) => Some("sqlite"),
             Self::Kafka(_) => None,
         }
@@ -91,6 +108,7 @@ impl SinkConfig {
         };
         match self {
             Self::Postgres(sink) => sink.url_value = Some(read(&sink.url, "postgres.url")?),
+            Self::Mysql(sink) => sink.url_value = Some(read(&sink.url, "mysql.url")?),
             Self::Kafka(sink) if sink.topic == log.topic => {
                 let message = "is the event log itself; name another topic";
                 return Err(at.error(None, &format!("{key}.sink.kafka.topic"), message));
