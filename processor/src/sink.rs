@@ -3,11 +3,13 @@
 //!
 //! Another sink is one file in `sink/`, an implementation of [`Sink`], and a variant in the configuration.
 
+#[cfg(feature = "mongodb")]
+mod mongodb;
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
-#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mongodb", feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod rows;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -36,7 +38,8 @@ pub trait Sink: Send {
     /// statement moves the fence.
     ///
     /// # Errors
-    /// Nothing of the batch is applied, except after [`SinkError::Retry`], where that is not known.
+    /// Nothing of the batch is applied, except after [`SinkError::Retry`], where that is not known, and in a sink
+    /// whose batches are not transactions, which passes over what is applied when it is delivered again.
     fn deliver(&mut self, batch: &Batch<'_>) -> Result<(), SinkError>;
 
     /// Counts the events of a partition that are applied up to and including a position.
@@ -115,6 +118,10 @@ pub fn open(config: &SinkConfig, context: &Context) -> Result<Option<Box<dyn Sin
         SinkConfig::Mysql(config) => Ok(Some(Box::new(mysql::Mysql::open(config, context)?))),
         #[cfg(not(feature = "mysql"))]
         SinkConfig::Mysql(_) => Err(left_out("mysql")),
+        #[cfg(feature = "mongodb")]
+        SinkConfig::Mongodb(config) => Ok(Some(Box::new(mongodb::Mongodb::open(config, context)?))),
+        #[cfg(not(feature = "mongodb"))]
+        SinkConfig::Mongodb(_) => Err(left_out("mongodb")),
         #[cfg(feature = "sqlite")]
         SinkConfig::Sqlite(config) => Ok(Some(Box::new(sqlite::Sqlite::open(config, context)?))),
         #[cfg(not(feature = "sqlite"))]
@@ -132,6 +139,7 @@ pub fn check_built_in(config: &SinkConfig) -> Result<(), SinkError> {
     let (feature, is_built_in) = match config {
         SinkConfig::Postgres(_) => ("postgres", cfg!(feature = "postgres")),
         SinkConfig::Mysql(_) => ("mysql", cfg!(feature = "mysql")),
+        SinkConfig::Mongodb(_) => ("mongodb", cfg!(feature = "mongodb")),
         SinkConfig::Sqlite(_) => ("sqlite", cfg!(feature = "sqlite")),
         SinkConfig::Kafka(_) => return Ok(()),
     };

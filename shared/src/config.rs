@@ -18,7 +18,9 @@ pub use kafka::{
 };
 pub use pipeline::{CheckpointConfig, FoldLimits, GapPolicy, PipelineConfig};
 use serde::Deserialize;
-pub use sink::{KafkaSinkConfig, MysqlSinkConfig, PostgresSinkConfig, SinkConfig, SqliteSinkConfig};
+pub use sink::{
+    KafkaSinkConfig, MongodbSinkConfig, MysqlSinkConfig, PostgresSinkConfig, SinkConfig, SqliteSinkConfig,
+};
 pub use source::{
     ArrayBody, ConnectionConfig, Encoding, Hash, HmacScheme, OrderConfig, RuleConfig, Secret, SequenceOrder,
     SimpleScheme, SourceConfig, VerifyConfig, VersionOrder, type_matches,

@@ -26,6 +26,12 @@ pub fn postgres_bin() -> PathBuf {
     required("HOOKLINE_POSTGRES_BIN")
 }
 
+/// The stand-in for MongoDB that `tests/run sinks` builds.
+#[must_use]
+pub fn ferretdb() -> PathBuf {
+    test_tools().join("ferretdb/ferretdb")
+}
+
 /// A program of a Debian package, which may stand where only root looks for it.
 ///
 /// # Panics

@@ -18,6 +18,8 @@ pub enum SinkConfig {
     Postgres(PostgresSinkConfig),
     /// Tables in MySQL or MariaDB.
     Mysql(MysqlSinkConfig),
+    /// Collections in MongoDB.
+    Mongodb(MongodbSinkConfig),
     /// Tables in an SQLite file, for one instance.
     Sqlite(SqliteSinkConfig),
     /// A topic of the same Kafka cluster.
@@ -63,6 +65,20 @@ pub struct MysqlSinkConfig {
     pub statement_timeout: Span,
 }
 
+/// The MongoDB sink.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MongodbSinkConfig {
+    /// The connection string (`mongodb://user:password@host/database`), by reference since it holds a password.
+    pub url: Spanned<SecretRef>,
+    /// The connection string as read.
+    #[serde(skip)]
+    pub url_value: Option<SecretString>,
+    /// How long one command may take.
+    #[serde(default = "default_statement_timeout")]
+    pub statement_timeout: Span,
+}
+
 /// The SQLite sink.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -85,7 +101,7 @@ impl SinkConfig {
     pub fn topic(&self) -> Option<&str> {
         match self {
             Self::Kafka(sink) => Some(&sink.topic),
-            Self::Postgres(_) | Self::Mysql(_) | Self::Sqlite(_) => None,
+            Self::Postgres(_) | Self::Mysql(_) | Self::Mongodb(_) | Self::Sqlite(_) => None,
         }
     }
 
@@ -95,6 +111,7 @@ impl SinkConfig {
         match self {
             Self::Postgres(_) => Some("postgresql"),
             Self::Mysql(_) => Some("mysql"),
+            Self::Mongodb(_) => Some("mongodb"),
             Self::Sqlite(_) => Some("sqlite"),
             Self::Kafka(_) => None,
         }
@@ -109,6 +126,7 @@ impl SinkConfig {
         match self {
             Self::Postgres(sink) => sink.url_value = Some(read(&sink.url, "postgres.url")?),
             Self::Mysql(sink) => sink.url_value = Some(read(&sink.url, "mysql.url")?),
+            Self::Mongodb(sink) => sink.url_value = Some(read(&sink.url, "mongodb.url")?),
             Self::Kafka(sink) if sink.topic == log.topic => {
                 let message = "is the event log itself; name another topic";
                 return Err(at.error(None, &format!("{key}.sink.kafka.topic"), message));
