@@ -169,7 +169,7 @@ fn verify(
     let topic = config.log.topic.clone();
     let stores = processor::store::SledStores::new(&pipeline.state_dir, &cluster_id, &topic, name);
     let sink_context = processor::sink::Context { pipeline: name.to_owned(), cluster_id, topic };
-    let sink = processor::sink::open(&pipeline.sink, &sink_context)?;
+    let sink = processor::sink::open(&pipeline.sink, &sink_context)?.filter(|sink| sink.keeps_fence());
     let stores = Some(stores);
     let proofs = Verifier { config, pipeline, context: &context, sink, stores, rate }.verify()?;
     match output {

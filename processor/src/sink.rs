@@ -42,6 +42,16 @@ pub trait Sink: Send {
     /// whose batches are not transactions, which passes over what is applied when it is delivered again.
     fn deliver(&mut self, batch: &Batch<'_>) -> Result<(), SinkError>;
 
+    /// Whether the sink stores its fence. Where it does not, the fence is the last checkpoint's, as
+    /// [`Sink::resume`] is told, and nothing can be counted or compared with it.
+    fn keeps_fence(&self) -> bool {
+        true
+    }
+
+    /// Told before a claim: the fence in the partition's last checkpoint, and the offset of the log below which
+    /// everything was applied, should the journal be lost. For a sink that stores no fence.
+    fn resume(&mut self, _partition: i32, _checkpointed: Option<Fence>, _applied_below: i64) {}
+
     /// Counts the events of a partition that are applied up to and including a position.
     ///
     /// # Errors

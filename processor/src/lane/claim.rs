@@ -137,7 +137,10 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             state = State::new(claim.low);
         }
         let fence = match &mut self.sink {
-            Some(sink) => Some(sink.claim(partition, epoch)?),
+            Some(sink) => {
+                sink.resume(partition, journal_fence, claim.committed.offset.unwrap_or(0));
+                Some(sink.claim(partition, epoch)?)
+            }
             None => None,
         };
         if let (Some(found), Some(expected)) = (fence, journal_fence)
