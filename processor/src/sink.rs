@@ -3,13 +3,21 @@
 //!
 //! Another sink is one file in `sink/`, an implementation of [`Sink`], and a variant in the configuration.
 
+#[cfg(feature = "http")]
+mod http;
 #[cfg(feature = "mongodb")]
 mod mongodb;
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
-#[cfg(any(feature = "mongodb", feature = "mysql", feature = "postgres", feature = "sqlite"))]
+#[cfg(any(
+    feature = "http",
+    feature = "mongodb",
+    feature = "mysql",
+    feature = "postgres",
+    feature = "sqlite"
+))]
 mod rows;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -132,6 +140,10 @@ pub fn open(config: &SinkConfig, context: &Context) -> Result<Option<Box<dyn Sin
         SinkConfig::Mongodb(config) => Ok(Some(Box::new(mongodb::Mongodb::open(config, context)?))),
         #[cfg(not(feature = "mongodb"))]
         SinkConfig::Mongodb(_) => Err(left_out("mongodb")),
+        #[cfg(feature = "http")]
+        SinkConfig::Http(config) => Ok(Some(Box::new(http::Http::open(config, context)?))),
+        #[cfg(not(feature = "http"))]
+        SinkConfig::Http(_) => Err(left_out("http")),
         #[cfg(feature = "sqlite")]
         SinkConfig::Sqlite(config) => Ok(Some(Box::new(sqlite::Sqlite::open(config, context)?))),
         #[cfg(not(feature = "sqlite"))]
@@ -150,6 +162,7 @@ pub fn check_built_in(config: &SinkConfig) -> Result<(), SinkError> {
         SinkConfig::Postgres(_) => ("postgres", cfg!(feature = "postgres")),
         SinkConfig::Mysql(_) => ("mysql", cfg!(feature = "mysql")),
         SinkConfig::Mongodb(_) => ("mongodb", cfg!(feature = "mongodb")),
+        SinkConfig::Http(_) => ("http", cfg!(feature = "http")),
         SinkConfig::Sqlite(_) => ("sqlite", cfg!(feature = "sqlite")),
         SinkConfig::Kafka(_) => return Ok(()),
     };

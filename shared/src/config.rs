@@ -19,7 +19,8 @@ pub use kafka::{
 pub use pipeline::{CheckpointConfig, FoldLimits, GapPolicy, PipelineConfig};
 use serde::Deserialize;
 pub use sink::{
-    KafkaSinkConfig, MongodbSinkConfig, MysqlSinkConfig, PostgresSinkConfig, SinkConfig, SqliteSinkConfig,
+    HttpSinkConfig, KafkaSinkConfig, MongodbSinkConfig, MysqlSinkConfig, PostgresSinkConfig, SinkConfig,
+    SqliteSinkConfig,
 };
 pub use source::{
     ArrayBody, ConnectionConfig, Encoding, Hash, HmacScheme, OrderConfig, RuleConfig, Secret, SequenceOrder,

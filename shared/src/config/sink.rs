@@ -20,6 +20,8 @@ pub enum SinkConfig {
     Mysql(MysqlSinkConfig),
     /// Collections in MongoDB.
     Mongodb(MongodbSinkConfig),
+    /// A service that takes each event by POST.
+    Http(HttpSinkConfig),
     /// Tables in an SQLite file, for one instance.
     Sqlite(SqliteSinkConfig),
     /// A topic of the same Kafka cluster.
@@ -79,6 +81,38 @@ pub struct MongodbSinkConfig {
     pub statement_timeout: Span,
 }
 
+/// The HTTP sink.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpSinkConfig {
+    /// Where events are sent, by reference since it may hold a token.
+    pub url: Spanned<SecretRef>,
+    /// The URL as read.
+    #[serde(skip)]
+    pub url_value: Option<SecretString>,
+    /// What requests are signed with, as Standard Webhooks say: `whsec_` and base64. Two while one is replaced by
+    /// the other. Without one, requests are not signed.
+    #[serde(default)]
+    pub secrets: Vec<Spanned<SecretRef>>,
+    /// The secrets as read.
+    #[serde(skip)]
+    pub secret_values: Vec<SecretString>,
+    /// How long one request may take.
+    #[serde(default = "default_request_timeout")]
+    pub timeout: Span,
+    /// To how many entities events are sent at once, by each lane; 1 to 256.
+    #[serde(default = "default_concurrency")]
+    pub concurrency: u32,
+}
+
+const fn default_request_timeout() -> Span {
+    Span::secs(15)
+}
+
+const fn default_concurrency() -> u32 {
+    16
+}
+
 /// The SQLite sink.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,7 +135,7 @@ impl SinkConfig {
     pub fn topic(&self) -> Option<&str> {
         match self {
             Self::Kafka(sink) => Some(&sink.topic),
-            Self::Postgres(_) | Self::Mysql(_) | Self::Mongodb(_) | Self::Sqlite(_) => None,
+            Self::Postgres(_) | Self::Mysql(_) | Self::Mongodb(_) | Self::Http(_) | Self::Sqlite(_) => None,
         }
     }
 
@@ -113,7 +147,7 @@ impl SinkConfig {
             Self::Mysql(_) => Some("mysql"),
             Self::Mongodb(_) => Some("mongodb"),
             Self::Sqlite(_) => Some("sqlite"),
-            Self::Kafka(_) => None,
+            Self::Http(_) | Self::Kafka(_) => None,
         }
     }
 
@@ -127,6 +161,15 @@ impl SinkConfig {
             Self::Postgres(sink) => sink.url_value = Some(read(&sink.url, "postgres.url")?),
             Self::Mysql(sink) => sink.url_value = Some(read(&sink.url, "mysql.url")?),
             Self::Mongodb(sink) => sink.url_value = Some(read(&sink.url, "mongodb.url")?),
+            Self::Http(sink) => {
+                sink.url_value = Some(read(&sink.url, "http.url")?);
+                let secrets = sink.secrets.iter().map(|secret| read(secret, "http.secrets"));
+                sink.secret_values = secrets.collect::<Result<_, _>>()?;
+                if !(1..=256).contains(&sink.concurrency) {
+                    let key = format!("{key}.sink.http.concurrency");
+                    return Err(at.error(None, &key, "must be 1 to 256"));
+                }
+            }
             Self::Kafka(sink) if sink.topic == log.topic => {
                 let message = "is the event log itself; name another topic";
                 return Err(at.error(None, &format!("{key}.sink.kafka.topic"), message));

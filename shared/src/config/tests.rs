@@ -29,7 +29,7 @@ fn the_example_parses_and_shows_every_key() {
     }
     let config = Config::parse(&filled, Path::new("hookline.example.toml")).unwrap();
     assert_eq!(config.sources.len(), 3);
-    assert_eq!(config.pipelines.len(), 5);
+    assert_eq!(config.pipelines.len(), 6);
     let uncommented: String = filled
         .lines()
         .map(|line| match line.strip_prefix("# ") {
