@@ -1,5 +1,6 @@
-"""Runs every check of deploy/ and closes with the line `N passed, M failed`. Called by deploy/check, which has
-the tools ready and names them in the environment. Each module of this directory checks one kind of file."""
+"""Runs every check of deploy/ and closes with the line `N passed, M failed`. Called by tests/run, whose
+suite `deploy` this is: it has the tools ready and names them in the environment. Each module of this directory checks
+one kind of file."""
 
 import sys
 

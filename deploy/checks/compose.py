@@ -64,10 +64,11 @@ def check_stop():
 
 
 def check_secrets():
-    """both programs get every secret that hookline.toml refers to, and no more; all are plainly examples"""
-    files = secret_files((DEPLOY / "compose/hookline.toml").read_text())
+    """each program gets the secrets that it needs, and no more; all are plainly examples"""
+    text = (DEPLOY / "compose/hookline.toml").read_text()
     model = loaded()
-    for name in "ingest", "processor":
+    for name, pipeline in ("ingest", None), ("processor", "warehouse"):
+        files = secret_files(text, pipeline)
         given = {f"/run/secrets/{secret['source']}" for secret in model["services"][name]["secrets"]}
         assert given == files, f"{name}: {given ^ files}"
     values = {name: open(entry["file"]).read().strip() for name, entry in model["secrets"].items()}

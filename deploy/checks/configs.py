@@ -1,5 +1,6 @@
 """Every hookline.toml below deploy/ is one that the programs take, with dummies for the secrets."""
 
+import json
 import re
 import tempfile
 import tomllib
@@ -26,9 +27,11 @@ def compose_config():
     return tomllib.loads((DEPLOY / "compose/hookline.toml").read_text())
 
 
-def secret_files(text):
-    """The files that a hookline.toml takes secrets from."""
-    return set(re.findall(r'"file:([^"]+)"', re.sub(r"(?m)^\s*#.*$", "", text)))
+def secret_files(text, pipeline=None):
+    """The files that a pipeline's processor, or else ingest, takes secrets from."""
+    config = tomllib.loads(text)
+    own = config["pipelines"][pipeline] if pipeline else config["sources"]
+    return set(re.findall(r'"file:([^"]+)"', json.dumps([config["kafka"], own])))
 
 
 def ask(program, text, *arguments):

@@ -196,14 +196,19 @@ def check_processors():
 
 
 def check_secrets():
-    """each secret that hookline.toml refers to is a key of the example, whose values are placeholders"""
+    """each workload gets the secrets that it needs, and no more: keys of the example, whose values are placeholders"""
     (secret,) = documents(DIRECTORY / "secret.example.yaml")
     assert set(secret["stringData"].values()) == {"REPLACE-ME"}
+    used = set()
     for workload in workloads():
         mounts = {m["name"]: m["mountPath"] for m in container(workload)["volumeMounts"]}
         (volume,) = [v for v in pod(workload)["volumes"] if "secret" in v]
         assert volume["secret"]["secretName"] == secret["metadata"]["name"]
-        given = {f"{mounts[volume['name']]}/{key}" for key in secret["stringData"]}
-        needed = secret_files(kubernetes_text())
+        keys = {item["path"]: item["key"] for item in volume["secret"]["items"]}
+        given = {f"{mounts[volume['name']]}/{path}" for path in keys}
+        arguments = container(workload)["args"]
+        needed = secret_files(kubernetes_text(), None if arguments == ["serve"] else arguments[2])
         assert given == needed, given ^ needed
+        used |= set(keys.values())
+    assert used == set(secret["stringData"]), used ^ set(secret["stringData"])
     assert not objects("Secret"), "applying the manifests would replace the real Secret"

@@ -25,6 +25,9 @@ use crate::metrics::LogMetrics;
 use crate::reach::Reach;
 use crate::room::{Held, Room};
 
+/// How the producer names itself to Kafka.
+pub(crate) const CLIENT_ID: &str = "hookline-ingest";
+
 /// What a record takes in memory besides its body, about.
 const RECORD_OVERHEAD: u64 = 1024;
 
@@ -55,7 +58,7 @@ pub(crate) fn check(config: &Config) -> Result<(), SetupError> {
 
 fn settings(config: &Config) -> ClientConfig {
     let record_bytes_max = shared::topics::log_record_bytes_max(config.ingest.body_limit);
-    let mut settings = shared::kafka::log_producer(&config.kafka, "hookline-ingest", record_bytes_max);
+    let mut settings = shared::kafka::log_producer(&config.kafka, CLIENT_ID, record_bytes_max);
     let deadline_ms = config.sources.values().map(|source| source.deadline.as_ms()).max().unwrap_or(5_000);
     // Beyond the longest deadline nobody waits, so the record is not kept either.
     let timeout_ms = deadline_ms.clamp(1_000, 300_000).to_string();
@@ -242,20 +245,25 @@ impl Log {
         self.open.store(true, Ordering::Release);
     }
 
+    /// Makes a new producer in place of one that will not work again. Blocking, for at most `timeout`.
+    pub(crate) fn replace(&self, timeout: Duration) -> Result<(), String> {
+        let fresh = Arc::new((self.make)().map_err(|e| e.to_string())?);
+        let dead =
+            std::mem::replace(&mut *self.producer.write().unwrap_or_else(PoisonError::into_inner), fresh);
+        // Whoever waits for the dead one hears so, and its records' room is given back.
+        dead.purge(PurgeConfig::default().queue().inflight());
+        emptied(&dead, timeout);
+        Ok(())
+    }
+
     /// Asks a broker for the topic, for at most `timeout`; a producer that is dead is replaced first.
     /// Blocking.
     pub(crate) fn look(&self, timeout: Duration) -> Result<(), String> {
-        let mut producer = self.producer();
-        if let Some((code, _)) = producer.client().fatal_error() {
-            let fresh = Arc::new((self.make)().map_err(|e| e.to_string())?);
-            tracing::warn!(%code, "producer declared dead and replaced");
-            *self.producer.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&fresh);
-            // Whoever waits for the dead one hears so, and its records' room is given back.
-            producer.purge(PurgeConfig::default().queue().inflight());
-            emptied(&producer, timeout);
-            producer = fresh;
+        if let Some((code, _)) = self.producer().client().fatal_error() {
+            tracing::warn!(%code, "the producer is dead and is replaced");
+            self.replace(timeout)?;
         }
-        let metadata = producer.client().fetch_metadata(Some(&self.topic), timeout).map_err(|e| {
+        let metadata = self.producer().client().fetch_metadata(Some(&self.topic), timeout).map_err(|e| {
             match e.rdkafka_error_code() {
                 Some(code) => format!("no answer from Kafka: {code}"),
                 None => format!("no answer from Kafka: {e}"),

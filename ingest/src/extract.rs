@@ -44,6 +44,13 @@ impl Extracted {
         &self.events
     }
 
+    /// Moves them to another span of their trace.
+    pub(crate) fn set_traceparent(&mut self, traceparent: &str) {
+        for (event, _) in &mut self.events {
+            event.traceparent = Some(traceparent.to_owned());
+        }
+    }
+
     /// Whether one of them could not be read.
     #[must_use]
     pub fn has_problem(&self) -> bool {

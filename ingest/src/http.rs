@@ -31,6 +31,8 @@ const RETRY_LATER_S: u64 = 5;
 
 /// What requests are served with.
 pub(crate) struct App {
+    /// `http` or `https`.
+    pub(crate) scheme: &'static str,
     pub(crate) sources: HashMap<String, Source>,
     pub(crate) log: Log,
     pub(crate) limits: Limits,
@@ -44,10 +46,17 @@ pub(crate) async fn handle(app: &App, request: Request<Incoming>) -> Response<Fu
     let since = Instant::now();
     let (parts, body) = request.into_parts();
     let route = route(&app.sources, parts.uri.path());
-    let span = trace::request(&parts, route.as_ref().map(|(source, _)| source.connection_in_path));
+    let in_path = route.as_ref().map(|(source, _)| source.connection_in_path);
+    let span = trace::request(&parts, app.scheme, in_path);
+    let mut trace = TraceContext::of(&parts.headers, &mut rand::rng());
+    if let Some(span) = &span {
+        trace.parent = span.traceparent();
+    }
     let metrics = route.as_ref().map_or(&app.unknown, |(source, _)| &source.metrics);
     let answer = match admit(app, route, &parts, &body) {
-        Ok((source, connection)) => take(app, source, connection, parts.headers, body, span.as_ref()).await,
+        Ok((source, connection)) => {
+            take(app, source, connection, parts.headers, body, &trace, span.as_ref()).await
+        }
         Err(problem) => {
             // A sender that waits for `100 Continue` has not sent its body, and will not.
             if !body.is_end_stream() && !parts.headers.contains_key(EXPECT) {
@@ -57,9 +66,12 @@ pub(crate) async fn handle(app: &App, request: Request<Incoming>) -> Response<Fu
         }
     };
     let (outcome, response) = match answer {
-        Ok(outcome) => (outcome, Response::new(Full::default())),
+        Ok(outcome) => {
+            tracing::debug!(trace_id = trace.id(), "webhook taken in");
+            (outcome, Response::new(Full::default()))
+        }
         Err(problem) => {
-            tracing::debug!(?problem, "request refused");
+            tracing::debug!(trace_id = trace.id(), ?problem, "request refused");
             (Outcome::Refused(problem.kind), problem.into_response())
         }
     };
@@ -137,20 +149,20 @@ async fn take(
     path_connection: Option<String>,
     headers: HeaderMap,
     body: Incoming,
+    trace: &TraceContext,
     span: Option<&Span>,
 ) -> Result<Outcome, Problem> {
     let body = app.limits.read(body).await?;
     let received = Instant::now();
     let received_at_ms = jiff::Timestamp::now().as_millisecond();
-    let send = span.and_then(|request| trace::send(app.log.topic(), request));
-    let mut trace = TraceContext::of(&headers, &mut rand::rng());
-    if let Some(send) = &send {
-        // The record belongs to the span that sends it; the vendors' part stays the request's.
-        trace.parent = send.traceparent();
-    }
     let request = Unverified { headers, body, path_connection, received_at_ms };
     let webhook = source.verifier.verify(request)?;
-    let events = extract(&source.plan, &webhook, &trace)?;
+    let mut events = extract(&source.plan, &webhook, trace)?;
+    let send = span.and_then(|request| trace::send(app.log.topic(), request));
+    if let Some(send) = &send {
+        // The record belongs to the span that sends it; the vendors' part stays the request's.
+        events.set_traceparent(&send.traceparent());
+    }
     let left = source.deadline.saturating_sub(received.elapsed());
     let appended = app.log.append(&events, left).await;
     if let Some(send) = send {

@@ -61,6 +61,7 @@ pub async fn serve(config: &Config, metrics: PrometheusHandle) -> Result<Running
         .await
         .map_err(Error::Admin)?;
     let app = Arc::new(App {
+        scheme: if tls.is_some() { "https" } else { "http" },
         sources,
         log,
         limits: Limits {

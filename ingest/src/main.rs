@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ingest::{Error, SetupError};
-use shared::config::Config;
+use shared::config::{Config, Secrets};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// A wrong configuration's exit status; also that of a wrong command line.
 const EXIT_CONFIG: u8 = 2;
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
 }
 
 fn load(path: &Path) -> Result<Config, ExitCode> {
-    let config = Config::load(path).map_err(|error| wrong(&error.to_string()))?;
+    let config = Config::load(path, Secrets::Sources).map_err(|error| wrong(&error.to_string()))?;
     ingest::check(&config).map_err(|error| wrong(&placed(path, &error)))?;
     Ok(config)
 }
@@ -86,7 +87,8 @@ fn serve(path: &Path) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         // Before anything else, so that a signal during the start is not lost.
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
         let running = match ingest::serve(&config, metrics).await {
             Ok(running) => running,
             Err(Error::Setup(error)) => return Ok(wrong(&placed(path, &error))),
@@ -94,10 +96,7 @@ fn serve(path: &Path) -> anyhow::Result<ExitCode> {
         };
         tokio::select! {
             _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
-            result = tokio::signal::ctrl_c() => {
-                result?;
-                tracing::info!(signal = "SIGINT", "stopping");
-            }
+            _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
         }
         let stopped = running.stop().await;
         if stopped.drained && stopped.flushed {

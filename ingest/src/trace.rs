@@ -9,6 +9,18 @@ use http::{HeaderMap, StatusCode};
 use rand::Rng;
 use shared::spans::{self, Kind, Parent, Span, Start, Value};
 
+/// Methods that the conventions know; another one is `_OTHER`, so that callers cannot make up names.
+const METHODS: &[http::Method] = &[
+    http::Method::CONNECT,
+    http::Method::DELETE,
+    http::Method::GET,
+    http::Method::HEAD,
+    http::Method::OPTIONS,
+    http::Method::PATCH,
+    http::Method::POST,
+    http::Method::PUT,
+    http::Method::TRACE,
+];
 /// The longest `tracestate` that is passed on.
 const TRACESTATE_LEN_MAX: usize = 512;
 
@@ -26,6 +38,12 @@ impl TraceContext {
     #[must_use]
     pub fn of(headers: &HeaderMap, random: &mut impl Rng) -> Self {
         Self::passed_on(headers).unwrap_or_else(|| Self::new(random))
+    }
+
+    /// What log lines carry as `trace_id`.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        spans::trace_id(&self.parent)
     }
 
     fn passed_on(headers: &HeaderMap) -> Option<Self> {
@@ -53,7 +71,7 @@ impl TraceContext {
 
 /// The span of a request; `None` where traces are off. `in_path`: whether the address has a connection, where
 /// it is one of a source's.
-pub(crate) fn request(parts: &Parts, in_path: Option<bool>) -> Option<Span> {
+pub(crate) fn request(parts: &Parts, scheme: &'static str, in_path: Option<bool>) -> Option<Span> {
     if !spans::is_on() {
         return None;
     }
@@ -61,11 +79,15 @@ pub(crate) fn request(parts: &Parts, in_path: Option<bool>) -> Option<Span> {
         true => "/webhooks/{source}/{connection}",
         false => "/webhooks/{source}",
     });
-    let method = if parts.method == http::Method::POST { "POST" } else { "_OTHER" };
-    let path = Value::from(parts.uri.path());
-    let mut attributes = vec![("http.request.method", Value::from(method)), ("url.path", path)];
+    let known = METHODS.contains(&parts.method).then_some(parts.method.as_str());
+    let mut attributes = vec![
+        ("http.request.method", Value::from(known.unwrap_or("_OTHER"))),
+        ("url.scheme", Value::from(scheme)),
+        ("url.path", Value::from(parts.uri.path())),
+    ];
     attributes.extend(route.map(|route| ("http.route", Value::from(route))));
     let caller = TraceContext::passed_on(&parts.headers);
+    let method = known.unwrap_or("HTTP");
     spans::start(Start {
         name: route.map_or_else(|| method.to_owned(), |route| format!("{method} {route}")),
         kind: Kind::Server,
@@ -105,7 +127,7 @@ pub(crate) fn send(topic: &str, request: &Span) -> Option<Span> {
 
 /// The append is over.
 pub(crate) fn sent(mut span: Span, acknowledged: bool, records: usize) {
-    if records > 1 {
+    if records != 1 {
         span.set("messaging.batch.message_count", i64::try_from(records).unwrap_or(i64::MAX));
     }
     if !acknowledged {

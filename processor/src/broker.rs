@@ -1,10 +1,12 @@
 //! What a lane needs of Kafka, as two small traits: the event log that it reads, and the journal's
 //! transactions that it writes. The shipped implementation is [`crate::kafka`].
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::control::Control;
 use crate::fold::{Effect, Record};
+use crate::position::Position;
 
 /// A request to Kafka failed.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +33,12 @@ pub enum BrokerError {
 
 /// The event log, as one lane reads it.
 pub trait Log: Send {
+    /// Fresh clients, without partitions: after every trouble with Kafka.
+    ///
+    /// # Errors
+    /// The client cannot be made.
+    fn renew(&mut self) -> Result<(), BrokerError>;
+
     /// Reads a partition from an offset on, also where it was being read elsewhere.
     ///
     /// # Errors
@@ -161,4 +169,48 @@ pub trait Journal: Send {
     /// # Errors
     /// The journal cannot be read.
     fn first(&mut self, partition: i32) -> Result<Option<(i64, Vec<u8>)>, BrokerError>;
+
+    /// Writes a chunk of a snapshot, opening a transaction where none is.
+    ///
+    /// # Errors
+    /// The transaction is lost.
+    fn chunk(&mut self, partition: i32, chunk: &[u8]) -> Result<(), BrokerError>;
+
+    /// An offset of the snapshots' partition at or below that of the next chunk.
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    fn snapshots_end(&mut self, partition: i32) -> Result<i64, BrokerError>;
+
+    /// Reads all chunks of a partition's snapshots.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn chunks(&mut self, partition: i32, each: &mut dyn FnMut(i64, &[u8])) -> Result<(), BrokerError>;
+
+    /// Removes the journal's records below an offset and then, only then, the chunks below another one.
+    ///
+    /// # Errors
+    /// It is not known to be done.
+    fn trim(&mut self, partition: i32, journal: i64, snapshots: i64) -> Result<(), BrokerError>;
+
+    /// Every refusal by the sink that is among a partition's dead letters.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn refusals(&mut self, partition: i32) -> Result<Refusals, BrokerError>;
+}
+
+/// What the sink refused for good, and why.
+pub type Refusals = BTreeMap<Position, String>;
+
+/// The offset of a partition's journal record among those that [`Journal::settle`] told of.
+///
+/// # Errors
+/// It is not there: the record is not known to be in the journal.
+pub fn acknowledged(written: &[(i32, i64)], partition: i32) -> Result<i64, BrokerError> {
+    let found = written.iter().find(|(p, _)| *p == partition).map(|(_, offset)| *offset);
+    found.ok_or_else(|| {
+        BrokerError::Retry(format!("the journal record of partition {partition} was not acknowledged"))
+    })
 }

@@ -10,6 +10,8 @@ pub enum Defect {
     TicketNumberIgnored,
     /// P2: a record from the reader's queue is folded whatever its offset.
     AnyOffsetFolded,
+    /// P2: a hole in what the reader gives is taken for the log's at once.
+    HoleTaken,
     /// P3: a journal made anew starts with the first lineage again.
     LineageRestarts,
     /// P3: a claim's lineage is that of the journal's first record, though a later claim raised it.
@@ -22,12 +24,16 @@ pub enum Defect {
     MarkUnchecked,
     /// P9: local state from beyond the own claim, of a journal that was lost, is waited for.
     MarkAboveClaim,
+    /// P9: outputs and dead letters are repeated where a lost journal makes the log be folded anew.
+    NotSilent,
     /// P9: what a replay adds to the local state is not written back to it.
     ReplayNotStored,
     /// P4: the first configuration is the owner's own, not the log's.
     OwnConfigFirst,
     /// P4: a configuration record of an earlier owner is obeyed.
     ConfigEpochIgnored,
+    /// P4: stream time is the last append time, not the highest: it falls when a broker's clock does.
+    StreamTimeFalls,
     /// P4: ids that one window made expire come back when a longer one is configured.
     IdsComeBack,
     /// P11: a log made anew or truncated is not looked for.
@@ -42,12 +48,16 @@ pub enum Defect {
     RefusalMovesCheckpoint,
     /// P6: the journal holds where the fold is in place of where the sink's fence is.
     FenceIsHead,
+    /// P6: the checkpoint covers what is folded, delivered or not.
+    CheckpointFirst,
     /// P6: after a slow commit the producer is replaced only when the next transaction is under way.
     RenewedLate,
     /// P6: after a slow commit the producer is not replaced.
     NotRenewed,
     /// P10: `gap-expired` is obeyed for whatever gap stands.
     GapUnmatched,
+    /// P10: `gap-expired` is appended once only.
+    GapAppendedOnce,
     /// P10: `gap-expired` is obeyed before the deadline.
     GapEarly,
     /// P10: another pipeline's `gap-expired` is obeyed.

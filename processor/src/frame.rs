@@ -95,6 +95,12 @@ impl Frame {
         EventView::parse(self.headers().map(|(name, value)| (name, value.unwrap_or_default())))
     }
 
+    /// The id of the event's trace, for a log line; none where this is no event, or without a trace.
+    #[must_use]
+    pub fn trace_id(&self) -> Option<&str> {
+        self.event().ok()?.traceparent.map(shared::spans::trace_id)
+    }
+
     /// The digest of the whole record.
     #[must_use]
     pub fn digest(&self) -> Digest {

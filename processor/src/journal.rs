@@ -80,6 +80,17 @@ pub enum JournalError {
         /// The version found.
         found: u8,
     },
+    /// The journal was trimmed, and what it continues is not there.
+    #[error(
+        "the journal starts at offset {offset}, and the snapshot that it continues {what}; fold the event log \
+         anew: a new pipeline name, with a sink of its own"
+    )]
+    Snapshot {
+        /// Where the journal starts.
+        offset: i64,
+        /// What is wrong.
+        what: String,
+    },
     /// The record is damaged.
     #[error(
         "journal offset {offset}: {error}; fold the event log anew: a new pipeline name, with a sink of its own"
@@ -131,12 +142,32 @@ pub struct Mark {
     pub offset: i64,
     /// That record's digest.
     pub digest: Digest,
+    /// How many bytes the counted records up to this one have, since the snapshot before it: about, and only for
+    /// the decision to write the next one.
+    pub journal_bytes: u64,
 }
 
 impl Mark {
     /// Before the journal's first record.
-    pub const START: Self =
-        Self { epoch: Epoch { lineage: 0, claim: -1 }, offset: -1, digest: Digest([0; 16]) };
+    pub const START: Self = Self {
+        epoch: Epoch { lineage: 0, claim: -1 },
+        offset: -1,
+        digest: Digest([0; 16]),
+        journal_bytes: 0,
+    };
+
+    /// The place after this one, of a record with this value.
+    #[must_use]
+    pub fn next(self, epoch: Epoch, offset: i64, value: &[u8]) -> Self {
+        let journal_bytes = self.journal_bytes + value.len() as u64;
+        Self { epoch, offset, digest: Digest::of(value), journal_bytes }
+    }
+
+    /// Whether both are the same record of the same journal.
+    #[must_use]
+    pub fn is_at(self, other: Self) -> bool {
+        (self.epoch, self.offset, self.digest) == (other.epoch, other.offset, other.digest)
+    }
 }
 
 /// Follows the journal of one partition and brings a state up to date.
@@ -194,11 +225,11 @@ impl Replay {
         if record.epoch != self.owner && !planted(Defect::OldEpochObeyed) {
             return Ok(());
         }
-        let mark = Mark { epoch: record.epoch, offset, digest: Digest::of(value) };
+        let mark = self.mark.next(record.epoch, offset, value);
         if !self.met {
-            self.met = mark == self.from;
+            self.met = mark.is_at(self.from);
             if self.met {
-                self.mark = mark;
+                self.mark = self.from;
                 self.fence = record.entry.fence();
             }
             return Ok(());
@@ -275,7 +306,7 @@ mod tests {
         let epoch = Epoch { lineage: 1, claim: 0 };
         let (first, second) =
             (checkpoint(epoch, Digest::default(), 10), |previous| checkpoint(epoch, previous, 20));
-        let own = Mark { epoch, offset: 1, digest: Digest::of(&first) };
+        let own = Mark { epoch, offset: 1, digest: Digest::of(&first), journal_bytes: 0 };
         for (from, met) in [(Mark { digest: Digest::of(b"other"), ..own }, false), (own, true)] {
             let mut replay = Replay::new(State::new(10), from);
             replay.take(1, &first).unwrap();

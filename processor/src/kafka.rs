@@ -11,12 +11,14 @@ mod reader;
 
 use std::time::Duration;
 
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use shared::config::KafkaConfig;
 
 pub use self::journal::KafkaJournal;
+pub(crate) use self::journal::{position_of, refusal_of};
 pub use self::log::KafkaLog;
 pub use self::reader::{Read, Reader};
 use crate::broker::BrokerError;
@@ -39,6 +41,8 @@ pub struct KafkaContext {
     pub topic: String,
     /// The journal's topic.
     pub journal: String,
+    /// The snapshots' topic.
+    pub snapshots: String,
     /// The dead letters' topic.
     pub dead_letters: String,
     /// The pipeline's name.
@@ -51,6 +55,41 @@ pub struct KafkaContext {
 
 pub(crate) fn retry(error: &KafkaError) -> BrokerError {
     BrokerError::Retry(error.to_string())
+}
+
+/// Lets go of a client in a thread of its own: to close one that has lost Kafka can take for ever.
+pub(crate) fn let_go(client: impl Send + 'static) {
+    let closed = std::thread::Builder::new().name("closing".to_owned()).spawn(move || drop(client));
+    if let Err(error) = closed {
+        tracing::warn!(%error, "a Kafka client was closed in place");
+    }
+}
+
+/// The first offset of a partition and the one after the last that is visible.
+fn bounds(consumer: &BaseConsumer, topic: &str, partition: i32) -> Result<(i64, i64), BrokerError> {
+    let ask = || consumer.fetch_watermarks(topic, partition, REQUEST);
+    let answer = match ask() {
+        // A broker that has just started may tell some of a topic's partitions only. librdkafka then takes the
+        // others for non-existent, for minutes: it has to be told to look again.
+        Err(error) if is_unknown(&error) => {
+            consumer.fetch_metadata(Some(topic), REQUEST).map_err(|e| retry(&e))?;
+            ask()
+        }
+        answer => answer,
+    };
+    answer.map_err(|e| retry(&e))
+}
+
+fn is_unknown(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+        )
+    )
 }
 
 fn list(topic: &str, partition: i32, offset: i64) -> Result<TopicPartitionList, BrokerError> {

@@ -8,6 +8,7 @@ mod checkpoint;
 mod claim;
 mod deliver;
 mod gaps;
+mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ pub(crate) use self::claim::first_config;
 use crate::broker::{BrokerError, Journal, Log};
 use crate::clock::Clock;
 use crate::defect::{Defect, planted};
-use crate::fold::{Effect, FoldConfig, FoldError, Record, State, decide};
+use crate::fold::{Effect, FoldConfig, FoldError, Record, State, Verdict, decide};
 use crate::journal::{JournalError, Mark};
 use crate::position::{Epoch, Fence, Position};
 use crate::sink::{Sink, SinkError};
@@ -38,6 +39,9 @@ const DELTA_BYTES_MAX: usize = 4 * 1024 * 1024;
 const IDLE_WAIT: Duration = Duration::from_millis(50);
 /// The first and the longest wait before another claim.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
+
+/// How long the log may give nothing before it is asked whether it is there.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// How long a partition stands still that cannot go on until somebody acts.
 const STUCK_WAIT: Duration = Duration::from_secs(15);
@@ -66,6 +70,8 @@ pub struct LaneConfig {
     pub checkpoint_interval: Duration,
     /// A checkpoint is made at the latest after so many records.
     pub checkpoint_records_max: usize,
+    /// A snapshot is due when a journal has grown by so many bytes, and by twice the state.
+    pub snapshot_after: u64,
     /// The output topic of a Kafka sink.
     pub output_topic: Option<String>,
     /// What spans are called.
@@ -111,6 +117,14 @@ pub(crate) enum Stuck {
     OtherLog { offset: i64, whose: &'static str },
 }
 
+/// What `/readyz` calls a partition.
+pub(crate) fn part(partition: i32) -> String {
+    format!("partition {partition}")
+}
+
+/// What `/readyz` says of a partition until its claim is done.
+pub(crate) const NOT_CLAIMED: &str = "assigned, not claimed yet";
+
 /// One partition of a lane.
 struct Part<S> {
     ticket: Ticket,
@@ -119,6 +133,8 @@ struct Part<S> {
     /// Kept over failures, so that only what was folded since the last checkpoint is done again.
     memory: Option<(State, Mark)>,
     store: Option<S>,
+    /// There while one is being written.
+    snapshot: Option<snapshots::Writing>,
     /// There while the partition is being worked on.
     running: Option<Running>,
 }
@@ -155,6 +171,10 @@ pub struct Lane<L, J: Journal, S: Stores, C> {
     parts: BTreeMap<i32, Part<S::Store>>,
     /// Kafka would not know the current producer as sound: renew it before the next transaction.
     stale_producer: bool,
+    /// There was trouble with Kafka: the log's clients are renewed before the next claim.
+    stale_log: bool,
+    /// When the log last gave a record or answered a question.
+    log_heard: Duration,
     /// Not before this time is anything claimed.
     retry_at: Duration,
     backoff: Duration,
@@ -199,6 +219,8 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             health,
             parts: BTreeMap::new(),
             stale_producer: true,
+            stale_log: false,
+            log_heard: Duration::ZERO,
             retry_at: Duration::ZERO,
             backoff: BACKOFF.0,
             batch_since: None,
@@ -243,14 +265,24 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 // since another instance may have had it meanwhile. It would not be met in the journal, or
                 // be met and continued; a fresh restore is the simple way.
                 self.leave(partition);
-                let part =
-                    Part { ticket, stuck_until: Duration::ZERO, memory: None, store: None, running: None };
+                self.health.not_ready(part(partition), NOT_CLAIMED);
+                let part = Part {
+                    ticket,
+                    stuck_until: Duration::ZERO,
+                    memory: None,
+                    store: None,
+                    snapshot: None,
+                    running: None,
+                };
                 self.parts.insert(partition, part);
                 self.progress.owned(partition, true);
             }
             Command::Revoke(partition) => {
                 self.leave(partition);
                 self.progress.owned(partition, false);
+                if self.parts.is_empty() && !self.stale_producer {
+                    self.recovered();
+                }
             }
             Command::Stop => {}
         }
@@ -258,6 +290,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
 
     fn leave(&mut self, partition: i32) {
         self.log.stop(partition);
+        self.health.ready(&part(partition));
         let Some(mut part) = self.parts.remove(&partition) else { return };
         let unfinished = part.memory.as_ref().is_some_and(|(state, _)| state.head() != state.checkpointed());
         if let Some(store) = &mut part.store
@@ -280,6 +313,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             // Also without a partition: a transaction that this lane's killed forerunner left open holds up every
             // reader of the topics that it wrote to.
             self.renew_if_stale()?;
+            self.recovered();
         }
         if self.clock.now() >= self.retry_at && self.parts.values().any(|part| self.wants_claim(part)) {
             self.claim()?;
@@ -288,6 +322,9 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             return Ok(());
         }
         self.fold()?;
+        if planted(Defect::CheckpointFirst) && self.checkpoint_is_due() {
+            self.checkpoint()?;
+        }
         self.deliver()?;
         if self.checkpoint_is_due() {
             self.checkpoint()?;
@@ -304,13 +341,30 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 (since + self.config.checkpoint_interval).saturating_sub(self.clock.now()).min(IDLE_WAIT)
             }
         };
-        for _ in 0..BATCH_RECORDS_MAX {
-            let Some((partition, record)) = self.log.poll(wait)? else { break };
+        for n in 0..BATCH_RECORDS_MAX {
+            let Some((partition, record)) = self.log.poll(wait)? else {
+                return if n == 0 { self.check_silence() } else { Ok(()) };
+            };
             wait = Duration::ZERO;
+            self.log_heard = self.clock.now();
             if self.fold_one(partition, &record)? {
                 break;
             }
         }
+        Ok(())
+    }
+
+    /// A log that gives nothing for a while is asked whether it is there: a client may have lost Kafka without
+    /// a word (librdkafka forgets every broker when it is told of none, as by brokers that were just fenced, and
+    /// never connects again: librdkafka#5301).
+    fn check_silence(&mut self) -> Result<(), Trouble> {
+        if self.clock.now().saturating_sub(self.log_heard) < SILENCE_MAX {
+            return Ok(());
+        }
+        if let Some((partition, _)) = self.parts.iter().find(|(_, part)| part.running.is_some()) {
+            self.log.bounds(*partition)?;
+        }
+        self.log_heard = self.clock.now();
         Ok(())
     }
 
@@ -326,7 +380,8 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         if record.offset < expected {
             return Ok(false);
         }
-        if record.offset > expected && running.hole != Some((expected, record.offset)) {
+        let known = running.hole == Some((expected, record.offset)) || planted(Defect::HoleTaken);
+        if record.offset > expected && !known {
             // Retention or a foreign transaction leaves holes in a log; so does a client's error. Reading
             // again tells: the same hole twice is the log's.
             tracing::warn!(
@@ -343,6 +398,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let verdict = decide(state, record, &self.config.pipeline, &mut running.effects)
             .map_err(|e| Trouble::Stuck(partition, e.into()))?;
         let effects = running.effects.get(before..).unwrap_or_default();
+        say_decided(partition, record, verdict, effects);
         if shared::spans::is_on() {
             self.traces.decided(partition, record, verdict, effects, self.clock.wall_ms());
         }
@@ -358,28 +414,27 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     /// the partitions are claimed again after a while.
     fn recover(&mut self, trouble: Trouble) {
         let text = trouble.to_string();
-        let (reason, part) = match &trouble {
-            Trouble::Broker(_) => ("kafka", "kafka"),
-            Trouble::Sink(SinkError::Fenced { .. }) => ("fenced", "sink"),
-            Trouble::Sink(_) => ("sink", "sink"),
-            Trouble::Ticket => ("rebalance", "group"),
-            Trouble::Refolded => ("refused", "sink"),
-            Trouble::Stuck(..) => ("stuck", "partition"),
+        let (reason, not_ready) = match &trouble {
+            Trouble::Broker(error) => ("kafka", Some(("kafka".to_owned(), error.to_string()))),
+            Trouble::Sink(SinkError::Fenced { .. }) => ("fenced", None),
+            Trouble::Sink(error) => ("sink", Some(("sink".to_owned(), error.to_string()))),
+            Trouble::Ticket => ("rebalance", None),
+            Trouble::Refolded => ("refused", None),
+            Trouble::Stuck(partition, why) => ("stuck", Some((part(*partition), why.to_string()))),
         };
+        debug_assert!(crate::metrics::RECOVERY_REASONS.contains(&reason), "{reason} starts at 0");
         metrics::counter!(crate::metrics::RECOVERIES, "reason" => reason).increment(1);
         let refolded = matches!(trouble, Trouble::Refolded);
-        let ordinary =
-            matches!(trouble, Trouble::Ticket | Trouble::Refolded | Trouble::Sink(SinkError::Fenced { .. }));
         if self.last_trouble.as_ref() != Some(&text) {
-            if ordinary {
+            if not_ready.is_none() {
                 tracing::info!(reason = %text, "back to the last checkpoint");
             } else {
                 tracing::error!(error = %text, "stopped at the last checkpoint; trying again until it works");
             }
-            self.last_trouble = Some(text.clone());
+            self.last_trouble = Some(text);
         }
-        if !ordinary {
-            self.health.not_ready(part, text);
+        if let Some((part, why)) = not_ready {
+            self.health.not_ready(part, why);
         }
         match trouble {
             Trouble::Sink(_) => self.sink = None,
@@ -388,7 +443,8 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                     part.stuck_until = self.clock.now() + STUCK_WAIT;
                 }
             }
-            Trouble::Broker(_) | Trouble::Ticket | Trouble::Refolded => {}
+            Trouble::Broker(_) => self.stale_log = true,
+            Trouble::Ticket | Trouble::Refolded => {}
         }
         self.stale_producer = true;
         self.traces.forget();
@@ -398,6 +454,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             if part.running.take().is_some() {
                 self.log.stop(*partition);
             }
+            part.snapshot = None;
             if let Some((state, _)) = &mut part.memory {
                 state.drop_overlay();
             }
@@ -419,7 +476,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         if self.parts.values().any(|part| part.running.is_none()) {
             return;
         }
-        for part in ["kafka", "sink", "group", "partition"] {
+        for part in ["kafka", "sink"] {
             self.health.ready(part);
         }
         if self.last_trouble.take().is_some() {
@@ -438,5 +495,20 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         for partition in partitions {
             self.leave(partition);
         }
+    }
+}
+
+/// Tells the log, where that is wanted, what became of an event, and of those that it released.
+fn say_decided(partition: i32, record: &Record, verdict: Option<Verdict>, effects: &[Effect]) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    if let Some(verdict) = verdict {
+        let (trace_id, verdict) = (record.frame.trace_id(), crate::traces::name(verdict));
+        tracing::debug!(trace_id, partition, offset = record.offset, verdict, "event decided");
+    }
+    for effect in effects.iter().filter(|effect| effect.event_offset != record.offset) {
+        let (trace_id, offset) = (effect.frame.trace_id(), effect.event_offset);
+        tracing::debug!(trace_id, partition, offset, position = %effect.position, "event released");
     }
 }

@@ -19,6 +19,7 @@ pub mod position;
 pub mod progress;
 pub mod run;
 pub mod sink;
+pub mod snapshot;
 pub mod status;
 pub mod store;
 pub mod tickets;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use processor::verify::Verifier;
-use shared::config::{Config, PipelineConfig};
+use shared::config::{Config, PipelineConfig, Secrets};
 use shared::telemetry;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -121,7 +121,7 @@ fn with_config(
     which: &Which,
     then: impl FnOnce(&Config, &PipelineConfig) -> anyhow::Result<ExitCode>,
 ) -> ExitCode {
-    let loaded = Config::load(&which.config).and_then(|config| {
+    let loaded = Config::load(&which.config, Secrets::Pipeline(&which.pipeline)).and_then(|config| {
         let pipeline = config.pipeline(&which.pipeline, &which.config)?.clone();
         Ok((config, pipeline))
     });

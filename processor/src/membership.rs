@@ -16,7 +16,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use shared::admin::Health;
 
 use crate::clock::{Clock, SystemClock};
-use crate::kafka::KafkaContext;
+use crate::kafka::{KafkaContext, let_go};
 use crate::lane::Command;
 use crate::progress::Progress;
 use crate::tickets::Tickets;
@@ -30,6 +30,9 @@ const JOIN_AGAIN: Duration = Duration::from_secs(2);
 /// How long Kafka may take to answer for that.
 const REQUEST: Duration = Duration::from_secs(1);
 
+/// How long Kafka may be out of this client's reach before a fresh one tries.
+const DOUBT: Duration = Duration::from_secs(8);
+
 /// How soon a member that says nothing loses its partitions; the configuration may say otherwise.
 const TIMES: &[(&str, &str)] =
     &[("session.timeout.ms", "45000"), ("heartbeat.interval.ms", "3000"), ("max.poll.interval.ms", "300000")];
@@ -39,6 +42,8 @@ struct Context {
     tickets: Arc<Tickets<ConsumerGroupMetadata>>,
     lanes: Vec<Sender<Command>>,
     health: Health,
+    /// Another consumer is the member: what this one still hears, as it is closed, is the past.
+    retired: AtomicBool,
 }
 
 impl ClientContext for Context {}
@@ -68,11 +73,18 @@ impl Context {
         // fetching. The lanes read with consumers of their own.
         list.set_all_offsets(Offset::Offset(0))?;
         consumer.incremental_assign(list)?;
+        if self.retired.load(Ordering::Acquire) {
+            return Ok(());
+        }
         if !partitions.is_empty() {
             consumer.pause(list)?;
         }
         let Some(generation) = consumer.group_metadata() else { return Ok(()) };
         tracing::info!(?partitions, "partitions assigned");
+        // Before the group is ready: with it alone, the pipeline would count as ready.
+        for partition in partitions {
+            self.health.not_ready(crate::lane::part(*partition), crate::lane::NOT_CLAIMED);
+        }
         for (partition, ticket) in self.tickets.assign(partitions, generation) {
             tell(&self.lanes, partition, Command::Assign(partition, ticket));
         }
@@ -86,6 +98,9 @@ impl Context {
         list: &TopicPartitionList,
         partitions: &[i32],
     ) -> Result<(), KafkaError> {
+        if self.retired.load(Ordering::Acquire) {
+            return consumer.incremental_unassign(list);
+        }
         // Waits for commits under way. After it, nothing is committed for these partitions.
         self.tickets.revoke(partitions);
         tracing::info!(?partitions, lost = consumer.assignment_lost(), "partitions taken back");
@@ -120,20 +135,36 @@ pub struct Membership {
     pub health: Health,
 }
 
+/// Why a membership ends before its time.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    /// The client cannot be made or subscribed.
+    #[error("{0}")]
+    Config(#[from] KafkaError),
+    /// Fenced by another member with the same name, or after an outage of the broker.
+    #[error("out of the group: {0} (is the instance's name used twice?)")]
+    Fenced(KafkaError),
+    /// A fresh client reaches Kafka, this one does not.
+    #[error("the client has lost Kafka")]
+    Client,
+}
+
 /// Keeps up the membership until `stop` is set. A member that is fenced gives up its partitions and joins anew
-/// after a while: Kafka fences a member that comes back after an outage of the broker, too.
+/// after a while: Kafka fences a member that comes back after an outage of the broker, too. So does one whose
+/// client has lost Kafka for good.
 ///
 /// # Errors
 /// The consumer cannot be made or subscribed: a configuration that the client does not take.
 pub fn run(membership: &Membership, stop: &AtomicBool) -> Result<(), KafkaError> {
     let Membership { instance, tickets, lanes, progress, health, .. } = membership;
     while !stop.load(Ordering::Acquire) {
-        let Err(error) = serve(membership, stop) else { break };
-        if !matches!(error, KafkaError::MessageConsumptionFatal(_)) {
-            return Err(error);
-        }
-        tracing::error!(%error, instance, "out of the group; joining anew (is the instance's name used twice?)");
-        health.not_ready("group", error.to_string());
+        let why = match serve(membership, stop) {
+            Ok(()) => break,
+            Err(Lost::Config(error)) => return Err(error),
+            Err(why @ (Lost::Fenced(_) | Lost::Client)) => why,
+        };
+        tracing::error!(%why, instance, "joining the group anew");
+        health.not_ready("group", why.to_string());
         let partitions = progress.partitions();
         tickets.revoke(&partitions);
         for partition in partitions {
@@ -147,9 +178,11 @@ pub fn run(membership: &Membership, stop: &AtomicBool) -> Result<(), KafkaError>
     Ok(())
 }
 
-fn serve(membership: &Membership, stop: &AtomicBool) -> Result<(), KafkaError> {
-    let Membership { kafka, instance, tickets, lanes, progress, health } = membership;
-    let context = Context { tickets: tickets.clone(), lanes: lanes.clone(), health: health.clone() };
+/// Joins, and keeps up the membership as long as the client is a member.
+fn serve(membership: &Membership, stop: &AtomicBool) -> Result<(), Lost> {
+    let Membership { kafka, instance, tickets, lanes, health, .. } = membership;
+    let retired = AtomicBool::new(false);
+    let context = Context { tickets: tickets.clone(), lanes: lanes.clone(), health: health.clone(), retired };
     let mut config = shared::kafka::consumer(&kafka.config, &kafka.client_id, &kafka.group);
     config
         .set("group.instance.id", instance)
@@ -163,21 +196,44 @@ fn serve(membership: &Membership, stop: &AtomicBool) -> Result<(), KafkaError> {
     }
     let consumer: BaseConsumer<Context> = config.create_with_context(context)?;
     consumer.subscribe(&[&kafka.topic])?;
+    let kept = keep_up(&consumer, membership, stop);
+    if kept.is_err() {
+        consumer.context().retired.store(true, Ordering::Release);
+        let_go(consumer);
+    }
+    kept
+}
+
+fn keep_up(
+    consumer: &BaseConsumer<Context>,
+    Membership { kafka, progress, health, .. }: &Membership,
+    stop: &AtomicBool,
+) -> Result<(), Lost> {
     let clock = SystemClock::default();
-    let (mut asked, mut reachable) = (Instant::now(), true);
+    let mut asked = Instant::now();
+    let mut reach = Reach { health, out_of_reach: None };
     while !stop.load(Ordering::Acquire) {
         match consumer.poll(Duration::from_millis(100)) {
             // Fenced by another member with the same name, mostly: this consumer will never work again.
-            Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => return Err(error),
+            Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => return Err(Lost::Fenced(error)),
             // The client tries again by itself; whether Kafka can be reached is asked below.
             Some(Err(error)) => tracing::debug!(%error, "group"),
             Some(Ok(_)) | None => {}
         }
         if asked.elapsed() >= LAG_INTERVAL {
             asked = Instant::now();
-            let answer = consumer.fetch_metadata(Some(&kafka.topic), REQUEST);
-            reach(answer.err(), &mut reachable, health);
-            for partition in progress.partitions().into_iter().take_while(|_| reachable) {
+            match consumer.fetch_metadata(Some(&kafka.topic), REQUEST) {
+                Ok(_) => reach.back(),
+                Err(error) => {
+                    if reach.is_doubtful(&error)
+                        && shared::kafka::ask(&kafka.config, &kafka.client_id, &kafka.topic, REQUEST).is_ok()
+                    {
+                        return Err(Lost::Client);
+                    }
+                    continue;
+                }
+            }
+            for partition in progress.partitions() {
                 if let Ok((_, high)) = consumer.fetch_watermarks(&kafka.topic, partition, REQUEST) {
                     progress.log_ends_at(partition, high, clock.wall_ms());
                 }
@@ -188,19 +244,32 @@ fn serve(membership: &Membership, stop: &AtomicBool) -> Result<(), KafkaError> {
 }
 
 /// Whether Kafka can be reached: said once per change.
-fn reach(error: Option<KafkaError>, reachable: &mut bool, health: &Health) {
-    match error {
-        Some(error) => {
-            if std::mem::replace(reachable, false) {
-                tracing::error!(%error, "Kafka cannot be reached; trying again until it can");
-            }
-            health.not_ready("broker", error.to_string());
+struct Reach<'a> {
+    health: &'a Health,
+    /// Since when it cannot, or when a fresh client last tried.
+    out_of_reach: Option<Instant>,
+}
+
+impl Reach<'_> {
+    fn back(&mut self) {
+        if self.out_of_reach.take().is_some() {
+            tracing::info!("Kafka can be reached again");
         }
-        None => {
-            if !std::mem::replace(reachable, true) {
-                tracing::info!("Kafka can be reached again");
-            }
-            health.ready("broker");
+        self.health.ready("broker");
+    }
+
+    /// Notes that Kafka cannot be reached; true when it is time to doubt the client.
+    fn is_doubtful(&mut self, error: &KafkaError) -> bool {
+        self.health.not_ready("broker", error.to_string());
+        let Some(since) = &mut self.out_of_reach else {
+            tracing::error!(%error, "Kafka cannot be reached; trying again until it can");
+            self.out_of_reach = Some(Instant::now());
+            return false;
+        };
+        let doubtful = since.elapsed() >= DOUBT;
+        if doubtful {
+            *since = Instant::now();
         }
+        doubtful
     }
 }

@@ -1,6 +1,6 @@
 //! The names of all metrics, with their meaning.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
 
 /// Events by verdict, from checkpoints; labels `pipeline`, `partition`, `verdict`.
 pub const EVENTS: &str = "hookline_processor_events_total";
@@ -20,8 +20,10 @@ pub const CHECKPOINT_SECONDS: &str = "hookline_processor_checkpoint_seconds";
 pub const DELIVER_SECONDS: &str = "hookline_processor_deliver_seconds";
 /// How long a claim with its restore took.
 pub const CLAIM_SECONDS: &str = "hookline_processor_claim_seconds";
-/// Times a lane had to start again from its last checkpoint; label `reason`.
+/// Times a lane had to start again from its last checkpoint; label `reason`: one of [`RECOVERY_REASONS`].
 pub const RECOVERIES: &str = "hookline_processor_recoveries_total";
+/// Why a lane had to start again.
+pub const RECOVERY_REASONS: [&str; 6] = ["kafka", "fenced", "sink", "rebalance", "refused", "stuck"];
 /// Effects that the sink refused for good.
 pub const REFUSALS: &str = "hookline_processor_refusals_total";
 /// Partitions that this instance owns; label `pipeline`.
@@ -33,8 +35,18 @@ pub const ENTITIES: &str = "hookline_processor_remembered_entities";
 /// Times the local state was wiped since it was damaged or another log's.
 pub const STORE_WIPED: &str = "hookline_processor_store_wiped_total";
 
-/// Tells the exporter what each metric means.
+/// Snapshots written.
+pub const SNAPSHOTS: &str = "hookline_processor_snapshots_total";
+
+/// Tells the exporter what each metric means, and starts at 0 what is counted rarely: the first increase of a
+/// counter that was not there before is none to Prometheus.
 pub fn describe() {
+    for reason in RECOVERY_REASONS {
+        counter!(RECOVERIES, "reason" => reason).increment(0);
+    }
+    counter!(REFUSALS).increment(0);
+    counter!(STORE_WIPED).increment(0);
+    counter!(SNAPSHOTS).increment(0);
     describe_counter!(EVENTS, "Events by verdict, as of the last checkpoint");
     describe_counter!(CONTROLS, "Control records, as of the last checkpoint");
     describe_gauge!(HELD, "Events that wait for a gap in their entity's sequence to close");
@@ -53,5 +65,9 @@ pub fn describe() {
     describe_gauge!(OWNED, "Partitions that this instance owns");
     describe_gauge!(IDS, "Event ids remembered within the window");
     describe_gauge!(ENTITIES, "Entities remembered");
+    describe_counter!(
+        SNAPSHOTS,
+        "Snapshots of a partition's state written, each a reason to trim its journal"
+    );
     describe_counter!(STORE_WIPED, "Times the local state was wiped and restored from the journal");
 }

@@ -46,6 +46,16 @@ impl fmt::Display for Position {
     }
 }
 
+/// As it is displayed.
+impl std::str::FromStr for Position {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (offset, ordinal) = text.split_once('.').unwrap_or((text, ""));
+        Ok(Self { offset: offset.parse()?, ordinal: ordinal.parse()? })
+    }
+}
+
 /// Who owns a partition. The later claim is the greater epoch; a journal made anew raises the lineage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch {

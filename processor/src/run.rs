@@ -243,6 +243,7 @@ pub fn kafka_context(config: &Config, name: &str, instance: &str, lane: u32) -> 
         client_id: format!("hookline-{name}-{instance}-{lane}"),
         topic: config.log.topic.clone(),
         journal: topics::journal_name(name),
+        snapshots: topics::snapshots_name(name),
         dead_letters: topics::dead_letters_name(name),
         pipeline: name.to_owned(),
         transactional_id: format!("{name}-{instance}-{lane}"),
@@ -257,6 +258,7 @@ fn lane_config(config: &Config, name: &str, pipeline: &PipelineConfig, instance:
         fold: FoldConfig::of(config, pipeline),
         checkpoint_interval: pipeline.checkpoint.interval.0,
         checkpoint_records_max: usize::try_from(pipeline.checkpoint.events_max).unwrap_or(usize::MAX),
+        snapshot_after: pipeline.checkpoint.snapshot_after.0,
         output_topic: pipeline.sink.topic().map(str::to_owned),
         names: Names {
             pipeline: name.to_owned(),
@@ -265,7 +267,7 @@ fn lane_config(config: &Config, name: &str, pipeline: &PipelineConfig, instance:
             dead_letters: topics::dead_letters_name(name),
             sink: match (pipeline.sink.topic(), pipeline.sink.database()) {
                 (Some(topic), _) => SinkNames::Topic(topic.to_owned()),
-                (None, Some(database)) => SinkNames::Database(database),
+                (None, Some((system, operation))) => SinkNames::Database { system, operation },
                 (None, None) => SinkNames::None,
             },
         },

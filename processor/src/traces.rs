@@ -5,15 +5,18 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use shared::event::EventView;
+use shared::event::{EventView, encode_source};
 use shared::spans::{self, Kind, Parent, Start, Value};
 
 use crate::fold::{Action, Effect, Record, Verdict};
 use crate::frame::Frame;
 use crate::position::Position;
 
-/// Events of one checkpoint that are told of; further ones are counted only.
+/// Events, and batches, of one checkpoint that are told of; further ones are counted only.
 const PENDING_MAX: usize = 10_000;
+
+/// Where a database takes events in.
+const EVENTS_TABLE: &str = "hookline_events";
 
 /// The names that spans carry.
 #[derive(Clone, Debug, Default)]
@@ -33,8 +36,13 @@ pub struct Names {
 /// What a span of the sink is.
 #[derive(Clone, Debug, Default)]
 pub enum SinkNames {
-    /// A database, by its name in the conventions.
-    Database(&'static str),
+    /// A database.
+    Database {
+        /// Its name in the conventions.
+        system: &'static str,
+        /// The statement that takes the events in.
+        operation: &'static str,
+    },
     /// A Kafka topic.
     Topic(String),
     /// Nothing is told.
@@ -130,7 +138,7 @@ impl Traces {
 
     /// A sink took a batch.
     pub fn delivered(&mut self, partition: i32, effects: &[Effect], started_ms: i64, ended_ms: i64) {
-        if !spans::is_on() {
+        if !spans::is_on() || self.delivered.len() >= PENDING_MAX {
             return;
         }
         if let (Some(first), Some(last)) = (effects.first(), effects.last()) {
@@ -147,10 +155,10 @@ impl Traces {
         }
     }
 
-    /// What was folded is dropped; nothing of it is told.
+    /// What was folded is dropped, and nothing of it is told before it is folded again. What a sink took stays
+    /// taken: it is not delivered a second time.
     pub fn forget(&mut self) {
         self.pending.clear();
-        self.delivered.clear();
     }
 
     fn tell_one(&self, pending: &Pending, delivered: &[Delivered], now_ms: i64) {
@@ -163,7 +171,9 @@ impl Traces {
             span.set("hookline.dead_letter.reason", reason.as_str());
         }
         let child = match (pending.verdict, &self.names.sink) {
-            (Verdict::Applied, SinkNames::Database(system)) => database(pending, system, delivered),
+            (Verdict::Applied, SinkNames::Database { system, operation }) => {
+                database(pending, system, operation, delivered)
+            }
             (Verdict::Applied, SinkNames::Topic(topic)) => Some(self.send(pending, topic, now_ms)),
             (Verdict::DeadLettered, _) => Some(self.send(pending, &self.names.dead_letters, now_ms)),
             (Verdict::Applied, SinkNames::None)
@@ -186,7 +196,7 @@ impl Traces {
             ("messaging.consumer.group.name", Value::from(self.names.group.as_str())),
             ("messaging.kafka.offset", Value::from(pending.offset)),
             ("cloudevents.event_id", Value::from(event.id)),
-            ("cloudevents.event_source", Value::from(event.source)),
+            ("cloudevents.event_source", Value::from(encode_source(event.source, &event.connection))),
             ("cloudevents.event_type", Value::from(event.kind)),
             ("hookline.pipeline", Value::from(self.names.pipeline.as_str())),
             ("hookline.verdict", Value::from(name(pending.verdict))),
@@ -230,6 +240,7 @@ impl Traces {
 fn database(
     pending: &Pending,
     system: &'static str,
+    operation: &'static str,
     delivered: &[Delivered],
 ) -> Option<(Start<'static>, i64)> {
     let position = pending.position?;
@@ -238,14 +249,14 @@ fn database(
     let events = i64::try_from(batch.events).unwrap_or(i64::MAX);
     let mut attributes = vec![
         ("db.system.name", Value::from(system)),
-        ("db.operation.name", Value::from("INSERT")),
-        ("db.collection.name", Value::from("hookline_events")),
+        ("db.operation.name", Value::from(operation)),
+        ("db.collection.name", Value::from(EVENTS_TABLE)),
     ];
     if events > 1 {
         attributes.push(("db.operation.batch.size", Value::from(events)));
     }
     let start = Start {
-        name: "INSERT hookline_events".to_owned(),
+        name: format!("{operation} {EVENTS_TABLE}"),
         kind: Kind::Client,
         parent: Parent::default(),
         at: Some(time(batch.started_ms)),

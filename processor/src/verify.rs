@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use shared::config::{Config, PipelineConfig, SinkConfig};
 
-use crate::broker::BrokerError;
+use crate::broker::{BrokerError, Refusals};
 use crate::fold::{Action, Delta, FoldError, State, decide};
+use crate::frame::Frame;
 use crate::inspect::{self, InspectError, Kept};
 use crate::journal::{Mark, Replay};
-use crate::kafka::{KafkaContext, Reader};
+use crate::kafka::{KafkaContext, Reader, position_of, refusal_of};
 use crate::lane::first_config;
 use crate::position::Position;
 use crate::sink::{Sink, SinkError};
@@ -129,22 +130,29 @@ impl Verifier<'_> {
             "no checkpoint yet".clone_into(&mut proof.local_state);
             return Ok(proof);
         }
-        let last = self.fold_again(reader, &kept, &mut proof)?;
+        let refusals = self.compare_dead_letters(reader, partition, &mut proof)?;
+        let last = self.fold_again(reader, &kept, refusals, &mut proof)?;
         self.compare_sink(partition, &kept, last, &mut proof)?;
-        self.compare_topics(reader, partition, &kept, &mut proof)?;
+        self.compare_outputs(reader, partition, &kept, &mut proof)?;
         self.compare_store(reader, &mut proof)?;
         Ok(proof)
     }
 
     /// A fresh fold of the log; returns the position of the last effect that was applied.
-    fn fold_again(&self, reader: &Reader, kept: &Kept, proof: &mut Proof) -> Result<Position, VerifyError> {
+    fn fold_again(
+        &self,
+        reader: &Reader,
+        kept: &Kept,
+        refusals: Refusals,
+        proof: &mut Proof,
+    ) -> Result<Position, VerifyError> {
         let partition = proof.partition;
         let mut state = self.oldest_state(reader, kept, partition)?;
         let start = state.checkpointed().next_offset;
         let totals_before = state.checkpointed().totals;
-        for (position, reason) in &kept.refusals {
+        for (position, reason) in refusals {
             if position.offset >= start {
-                state.refuse(*position, reason.clone());
+                state.refuse(position, reason);
             }
         }
         proof.from = start;
@@ -253,16 +261,18 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Dead letters, and a Kafka sink's outputs, up to the checkpoint.
-    fn compare_topics(
+    /// Counts the dead letters up to the checkpoint; returns the refusals among them.
+    fn compare_dead_letters(
         &self,
         reader: &Reader,
         partition: i32,
-        kept: &Kept,
         proof: &mut Proof,
-    ) -> Result<(), VerifyError> {
+    ) -> Result<Refusals, VerifyError> {
+        let mut refusals = Refusals::new();
         proof.in_dead_letters =
-            self.count_outputs(reader, &self.context.dead_letters, partition, proof.to)?;
+            self.count_outputs(reader, &self.context.dead_letters, partition, proof.to, &mut |frame| {
+                refusals.extend(refusal_of(frame));
+            })?;
         if proof.in_dead_letters != proof.dead_lettered {
             let (found, expected) = (proof.in_dead_letters, proof.dead_lettered);
             let text = format!(
@@ -270,46 +280,52 @@ impl Verifier<'_> {
             );
             proof.differences.push(text);
         }
-        if let SinkConfig::Kafka(sink) = &self.pipeline.sink
-            && kept.low == 0
-        {
-            let rows = self.count_outputs(reader, &sink.topic, partition, proof.to)?;
-            proof.in_sink = Some(rows);
-            if rows != proof.applied {
-                let (topic, applied) = (&sink.topic, proof.applied);
-                proof
-                    .differences
-                    .push(format!("topic {topic} has {rows} events, but {applied} were applied"));
-            }
+        Ok(refusals)
+    }
+
+    /// Counts a Kafka sink's outputs up to the checkpoint.
+    fn compare_outputs(
+        &self,
+        reader: &Reader,
+        partition: i32,
+        kept: &Kept,
+        proof: &mut Proof,
+    ) -> Result<(), VerifyError> {
+        let SinkConfig::Kafka(sink) = &self.pipeline.sink else { return Ok(()) };
+        if kept.low > 0 {
+            return Ok(());
+        }
+        let rows = self.count_outputs(reader, &sink.topic, partition, proof.to, &mut |_| {})?;
+        proof.in_sink = Some(rows);
+        if rows != proof.applied {
+            let (topic, applied) = (&sink.topic, proof.applied);
+            proof.differences.push(format!("topic {topic} has {rows} events, but {applied} were applied"));
         }
         Ok(())
     }
 
-    /// Committed records of an output topic whose position is below an offset of the log.
+    /// Counts the committed records of an output topic whose position is below an offset of the log, and shows
+    /// them to `each`.
     fn count_outputs(
         &self,
         reader: &Reader,
         topic: &str,
         partition: i32,
         below: i64,
+        each: &mut dyn FnMut(&Frame),
     ) -> Result<u64, VerifyError> {
-        let (low, high) = reader.bounds(topic, partition)?;
         let (mut count, mut records, started) = (0, 0_u64, Instant::now());
-        if low < high {
-            reader.read(topic, partition, low, false, &mut |read| {
-                let record = read.record();
-                let position = record.frame.headers().find(|(name, _)| *name == b"hookline-position");
-                let offset = position.and_then(|(_, value)| {
-                    std::str::from_utf8(value?).ok()?.split_once('.')?.0.parse::<i64>().ok()
-                });
-                count += u64::from(offset.is_some_and(|offset| offset < below));
-                records += 1;
-                if records.is_multiple_of(PACE_EVERY) {
-                    self.pace(records, started);
-                }
-                read.offset() + 1 < high
-            })?;
-        }
+        reader.all(topic, partition, &mut |read| {
+            let record = read.record();
+            if position_of(&record.frame).is_some_and(|position| position.offset < below) {
+                count += 1;
+                each(&record.frame);
+            }
+            records += 1;
+            if records.is_multiple_of(PACE_EVERY) {
+                self.pace(records, started);
+            }
+        })?;
         Ok(count)
     }
 
@@ -354,7 +370,7 @@ impl Verifier<'_> {
         let journal = &self.context.journal;
         let (first, end) = reader.bounds(journal, partition)?;
         let mut local = Replay::new(state, mark);
-        let mut whole = Replay::new(State::new(0), Mark::START);
+        let mut whole = inspect::begin(reader, self.context, partition)?;
         let mut failed = None;
         if first < end {
             reader.read(journal, partition, first, false, &mut |read| {
@@ -366,8 +382,11 @@ impl Verifier<'_> {
         if let Some(error) = failed {
             return Err(InspectError::Journal(partition, error).into());
         }
+        if !whole.met() {
+            return Ok(("not compared, since the journal was trimmed meanwhile; try again".to_owned(), None));
+        }
         if !local.met() {
-            return Ok(("another journal's; it is wiped at the next start".to_owned(), None));
+            return Ok(("another journal's, or older; it is wiped at the next start".to_owned(), None));
         }
         let difference = first_difference(&local.state.whole(), &whole.state.whole());
         Ok((if difference.is_none() { "same" } else { "different" }.to_owned(), difference))

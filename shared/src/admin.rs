@@ -1,7 +1,9 @@
 //! The admin address: `/livez`, `/readyz` and `/metrics`.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -19,18 +21,21 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// Clones share their state. A part that never spoke does not count.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
-    not_ready: Arc<Mutex<std::collections::BTreeMap<&'static str, String>>>,
+    not_ready: Arc<Mutex<NotReady>>,
 }
+
+/// The parts that do not work, and why.
+type NotReady = BTreeMap<Cow<'static, str>, String>;
 
 impl Health {
     /// `part` works.
-    pub fn ready(&self, part: &'static str) {
+    pub fn ready(&self, part: &str) {
         self.lock().remove(part);
     }
 
     /// `part` does not work, and why: shown to whoever asks `/readyz`.
-    pub fn not_ready(&self, part: &'static str, why: impl Into<String>) {
-        self.lock().insert(part, why.into());
+    pub fn not_ready(&self, part: impl Into<Cow<'static, str>>, why: impl Into<String>) {
+        self.lock().insert(part.into(), why.into());
     }
 
     /// Why the program is not ready; empty when it is.
@@ -39,8 +44,8 @@ impl Health {
         self.lock().iter().map(|(part, why)| format!("{part}: {why}")).collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, std::collections::BTreeMap<&'static str, String>> {
-        self.not_ready.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, NotReady> {
+        self.not_ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -70,6 +70,17 @@ pub enum LogFormat {
     Json,
 }
 
+/// Whose secrets are read, besides Kafka's: a program need not be given those of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Secrets<'a> {
+    /// The sources': ingest's.
+    Sources,
+    /// One pipeline's sink's: a processor's.
+    Pipeline(&'a str),
+    /// Everybody's.
+    All,
+}
+
 /// What is wrong with a configuration: where, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{place}: {message}")]
@@ -80,30 +91,30 @@ pub struct ConfigError {
 }
 
 impl Config {
-    /// Reads, parses and checks a file, and reads the secrets that it refers to.
+    /// Reads, parses and checks a file, and reads the `secrets` that it refers to.
     ///
     /// # Errors
     /// The first thing that is wrong, with its place.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+    pub fn load(path: &Path, secrets: Secrets<'_>) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|e| ConfigError {
             place: path.display().to_string(),
             message: format!("cannot be read: {e}; give the file with --config or {}", crate::CONFIG_ENV),
         })?;
-        Self::parse(&text, path)
+        Self::parse(&text, path, secrets)
     }
 
     /// Like [`Config::load`], from text; `path` is what errors call it.
     ///
     /// # Errors
     /// The first thing that is wrong, with its place.
-    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+    pub fn parse(text: &str, path: &Path, secrets: Secrets<'_>) -> Result<Self, ConfigError> {
         let at = Places { text, path: path.to_owned() };
         let de = toml::Deserializer::parse(text).map_err(|e| at.error(e.span(), "", e.message()))?;
         let mut config: Self = serde_path_to_error::deserialize(de).map_err(|e| {
             let key = e.path().to_string();
             at.error(e.inner().span(), if key == "." { "" } else { &key }, e.inner().message())
         })?;
-        config.check(&at)?;
+        config.check(&at, secrets)?;
         Ok(config)
     }
 
@@ -125,7 +136,7 @@ impl Config {
         })
     }
 
-    fn check(&mut self, at: &Places<'_>) -> Result<(), ConfigError> {
+    fn check(&mut self, at: &Places<'_>, secrets: Secrets<'_>) -> Result<(), ConfigError> {
         self.kafka.resolve(at)?;
         self.log.check(at)?;
         for (name, source) in &mut self.sources {
@@ -137,11 +148,12 @@ impl Config {
                     "this name is reserved; choose another",
                 ));
             }
-            source.resolve(at, name)?;
+            source.resolve(at, name, matches!(secrets, Secrets::Sources | Secrets::All))?;
         }
         for (name, pipeline) in &mut self.pipelines {
             check_name(at, "pipelines", name)?;
-            pipeline.resolve(at, name, &self.sources, &self.log, self.ingest.body_limit)?;
+            let own = secrets == Secrets::All || secrets == Secrets::Pipeline(name);
+            pipeline.resolve(at, name, &self.sources, &self.log, self.ingest.body_limit, own)?;
         }
         Ok(())
     }

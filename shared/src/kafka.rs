@@ -1,6 +1,10 @@
 //! Settings of every Kafka client that Hookline starts, in one place.
 
+use std::time::Duration;
+
 use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, Producer};
 use secrecy::ExposeSecret;
 
 use crate::config::{KafkaConfig, SaslMechanism, SecurityProtocol};
@@ -50,6 +54,23 @@ pub fn client(config: &KafkaConfig, client_id: &str) -> ClientConfig {
         c.set(key, value.get_ref());
     }
     c
+}
+
+/// Asks Kafka for a topic with a client of its own, for at most `timeout`. Blocking.
+///
+/// Tells whether trouble is Kafka's or a client's: librdkafka (2.10 to 2.13 at least) forgets every broker when
+/// it is told of none, as by brokers that were just fenced, and never connects again (librdkafka#5301). Such a
+/// client is to be replaced.
+///
+/// # Errors
+/// Kafka does not answer, or tells no broker.
+pub fn ask(config: &KafkaConfig, client_id: &str, topic: &str, timeout: Duration) -> Result<(), KafkaError> {
+    let asker: BaseProducer = client(config, client_id).create()?;
+    let answer = asker.client().fetch_metadata(Some(topic), timeout)?;
+    match answer.brokers() {
+        [] => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::BrokerNotAvailable)),
+        [..] => Ok(()),
+    }
 }
 
 /// An idempotent producer to the event log: acknowledged by all in-sync replicas, partitioned as Java's

@@ -71,6 +71,12 @@ pub struct Parent<'a> {
     pub tracestate: Option<&'a str>,
 }
 
+/// The trace's id in a valid `traceparent`: what log lines carry as `trace_id`.
+#[must_use]
+pub fn trace_id(traceparent: &str) -> &str {
+    traceparent.split('-').nth(1).unwrap_or_default()
+}
+
 /// What is known of a span when it starts.
 #[derive(Clone, Debug)]
 pub struct Start<'a> {

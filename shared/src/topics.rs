@@ -104,6 +104,12 @@ pub fn journal_name(pipeline: &str) -> String {
     format!("hookline.{pipeline}.journal")
 }
 
+/// The snapshots' topic of a pipeline.
+#[must_use]
+pub fn snapshots_name(pipeline: &str) -> String {
+    format!("hookline.{pipeline}.snapshots")
+}
+
 /// The dead-letter topic of a pipeline.
 #[must_use]
 pub fn dead_letters_name(pipeline: &str) -> String {
@@ -116,7 +122,8 @@ pub const fn log_record_bytes_max(body_limit: Size) -> u64 {
     body_limit.0 + OVERHEAD_BYTES
 }
 
-/// The largest record of a journal, in bytes: an entity's held events take at most half of it.
+/// The largest record of a journal or of the snapshots, in bytes: an entity's held events take at most half of
+/// it.
 #[must_use]
 pub const fn journal_record_bytes_max() -> u64 {
     16 * 1024 * 1024
@@ -138,10 +145,12 @@ pub fn of_pipeline(config: &Config, name: &str, pipeline: &PipelineConfig) -> Ve
     let log_max = log_record_bytes_max(config.ingest.body_limit);
     let mut topics = vec![
         base(config, journal_name(name), journal_record_bytes_max()),
+        base(config, snapshots_name(name), journal_record_bytes_max()),
         base(config, dead_letters_name(name), log_max + OVERHEAD_BYTES),
     ];
     for topic in &mut topics {
         topic.at_least.push(("retention.ms", -1));
+        topic.at_least.push(("retention.bytes", -1));
     }
     if let SinkConfig::Kafka(sink) = &pipeline.sink {
         topics.push(base(config, sink.topic.clone(), log_max));

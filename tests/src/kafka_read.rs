@@ -87,9 +87,22 @@ pub fn read_all(bootstrap: &str, topic: &str, isolation: Isolation) -> Vec<Recor
 /// When the topic does not exist or the broker does not answer.
 #[must_use]
 pub fn end_offsets(bootstrap: &str, topic: &str) -> BTreeMap<i32, i64> {
+    bounds(bootstrap, topic).into_iter().map(|(partition, (_, end))| (partition, end)).collect()
+}
+
+/// The first offset of each partition: above 0 where records were deleted.
+///
+/// # Panics
+/// When the topic does not exist or the broker does not answer.
+#[must_use]
+pub fn start_offsets(bootstrap: &str, topic: &str) -> BTreeMap<i32, i64> {
+    bounds(bootstrap, topic).into_iter().map(|(partition, (start, _))| (partition, start)).collect()
+}
+
+fn bounds(bootstrap: &str, topic: &str) -> BTreeMap<i32, (i64, i64)> {
     let consumer = consumer(bootstrap, Isolation::ReadUncommitted);
-    let end = |partition| consumer.fetch_watermarks(topic, partition, CALL_TIME_LIMIT).expect("watermarks").1;
-    partitions(&consumer, topic).into_iter().map(|partition| (partition, end(partition))).collect()
+    let of = |partition| consumer.fetch_watermarks(topic, partition, CALL_TIME_LIMIT).expect("watermarks");
+    partitions(&consumer, topic).into_iter().map(|partition| (partition, of(partition))).collect()
 }
 
 /// The offsets that consumer group `group` has committed; partitions without one are left out.

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::{Offset, TopicPartitionList};
 
 use crate::kafka::{block_on, client_config};
+use crate::kafka_read::end_offsets;
 
 const CALL_TIME_LIMIT: Duration = Duration::from_secs(30);
 
@@ -32,6 +34,22 @@ pub fn settings(bootstrap: &str, topic: &str) -> BTreeMap<String, String> {
     let resource = described.expect("an answer from Kafka").remove(0);
     let resource = resource.unwrap_or_else(|code| panic!("topic {topic} cannot be described: {code}"));
     resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect()
+}
+
+/// Deletes all records of a topic.
+///
+/// # Panics
+/// When the topic does not exist or the broker refuses.
+pub fn delete_all_records(bootstrap: &str, topic: &str) {
+    let mut all = TopicPartitionList::new();
+    for partition in end_offsets(bootstrap, topic).into_keys() {
+        all.add_partition_offset(topic, partition, Offset::End).expect("an offset");
+    }
+    let options = AdminOptions::new().operation_timeout(Some(CALL_TIME_LIMIT));
+    let deleted = block_on(admin(bootstrap).delete_records(&all, &options)).expect("an answer from Kafka");
+    for element in deleted.elements() {
+        element.error().unwrap_or_else(|e| panic!("records of {topic} are not deleted: {e}"));
+    }
 }
 
 fn admin(bootstrap: &str) -> AdminClient<DefaultClientContext> {

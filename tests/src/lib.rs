@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test harness: a panic is its way to fail")]
 
 pub mod child;
+pub mod collector;
 pub mod ferretdb;
 pub mod http;
 pub mod kafka;

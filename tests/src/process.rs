@@ -1,11 +1,11 @@
 //! The product's programs as child processes: `ingest serve` and `processor run`, as an operator runs them.
 
 use std::ffi::OsString;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
+use std::{env, fs};
 
 use tempfile::TempDir;
 
@@ -226,9 +226,12 @@ fn binary(name: &str) -> PathBuf {
 }
 
 /// The same environment for all: what the caller's shell says to Hookline does not count.
-fn prepare<N: AsRef<str>, V: AsRef<str>>(command: &mut Command, env: &[(N, V)]) {
+fn prepare<N: AsRef<str>, V: AsRef<str>>(command: &mut Command, more: &[(N, V)]) {
     command.env_remove("HOOKLINE_CONFIG").env_remove("RUST_LOG").env("NO_COLOR", "1");
-    for (name, value) in env {
+    for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OTEL_")) {
+        command.env_remove(name);
+    }
+    for (name, value) in more {
         command.env(name.as_ref(), value.as_ref());
     }
 }

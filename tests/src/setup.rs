@@ -58,6 +58,12 @@ pub fn node_dir() -> PathBuf {
     test_tools().join("node")
 }
 
+/// The OpenTelemetry collector.
+#[must_use]
+pub fn collector() -> PathBuf {
+    test_tools().join("collector/collector")
+}
+
 /// A file of this package, such as `lib/sign-octokit.mjs`.
 #[must_use]
 pub fn package_file(path: &str) -> PathBuf {

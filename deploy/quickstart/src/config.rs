@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use sandbox::sources;
-use shared::config::{Broker, Config};
+use shared::config::{Broker, Config, Secrets};
 
 /// The pipeline's name.
 pub(crate) const PIPELINE: &str = "quickstart";
@@ -46,7 +46,7 @@ pub(crate) fn write(files: &Files, bootstrap_servers: &str) -> anyhow::Result<Co
     }
     std::fs::write(&files.config, &text)
         .with_context(|| format!("cannot write {}", files.config.display()))?;
-    let mut config = Config::parse(&text, &files.config)?;
+    let mut config = Config::parse(&text, &files.config, Secrets::All)?;
     // The one thing that no file can say: the broker behind the address lives in this process.
     config.kafka.broker = Broker::Embedded;
     Ok(config)

@@ -18,7 +18,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use sha2::Sha256;
-use shared::config::{Broker, Config};
+use shared::config::{Broker, Config, Secrets};
 
 pub(crate) const TOPIC: &str = "hookline.events";
 pub(crate) const SECRET: &str = "It's a Secret to Everybody";
@@ -107,7 +107,7 @@ impl Stand {
         );
         let text =
             text.replace("DIR", &dir.path().display().to_string()).replace("DEADLINE", options.deadline);
-        let mut config = Config::parse(&text, Path::new("test.toml")).unwrap();
+        let mut config = Config::parse(&text, Path::new("test.toml"), Secrets::Sources).unwrap();
         config.kafka.broker = Broker::Embedded;
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

@@ -104,6 +104,8 @@ pub struct Delta {
 pub struct State {
     ids: Ids,
     entities: HashMap<EntityKey, Entity>,
+    /// About how many bytes `entities` take when stored.
+    entity_bytes: usize,
     /// Gaps of `entities` by deadline: derived, for whoever watches the clock.
     gaps: BTreeSet<(i64, EntityKey)>,
     base: Head,
@@ -149,7 +151,8 @@ impl State {
             refusals: BTreeMap::new(),
         };
         let overlay = Overlay::over(&base);
-        Self { ids: Ids::default(), entities: HashMap::new(), gaps: BTreeSet::new(), base, overlay }
+        let (ids, entities, gaps) = (Ids::default(), HashMap::new(), BTreeSet::new());
+        Self { ids, entities, entity_bytes: 0, gaps, base, overlay }
     }
 
     /// The head with everything that was folded.
@@ -174,6 +177,12 @@ impl State {
     #[must_use]
     pub fn sizes(&self) -> (usize, usize) {
         (self.ids.len(), self.entities.len())
+    }
+
+    /// About how many bytes the state takes when stored, as of the last checkpoint.
+    #[must_use]
+    pub fn stored_bytes(&self) -> usize {
+        self.ids.len() * size_of::<EventId>() + self.entity_bytes
     }
 
     /// Gaps whose wait is over at `time_ms`, as of the last checkpoint, the oldest first: entity, next, gap.
@@ -238,7 +247,11 @@ impl State {
             if let Some(new) = gap_of(Some(&entity)) {
                 self.gaps.insert((new.deadline_ms, key.clone()));
             }
-            self.entities.insert(key, entity);
+            self.entity_bytes += key.len() + entity.stored_len();
+            let key_len = key.len();
+            if let Some(old) = self.entities.insert(key, entity) {
+                self.entity_bytes -= key_len + old.stored_len();
+            }
         }
         self.base = delta.head;
         self.ids.expire(self.base.ids_from_ms);
@@ -261,7 +274,8 @@ impl State {
     pub(super) fn advance(&mut self, offset: i64, time_ms: i64, frame: &Frame) {
         let head = &mut self.overlay.head;
         head.next_offset = offset + 1;
-        head.stream_time_ms = head.stream_time_ms.max(time_ms);
+        let falls = planted(Defect::StreamTimeFalls);
+        head.stream_time_ms = if falls { time_ms } else { head.stream_time_ms.max(time_ms) };
         if let Some(in_force) = &head.config {
             let from = head.stream_time_ms.saturating_sub(in_force.config.window_ms);
             head.ids_from_ms = if planted(Defect::IdsComeBack) { from } else { head.ids_from_ms.max(from) };

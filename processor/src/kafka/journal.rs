@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -10,9 +12,11 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::producer::{Deliveries, JOURNAL, OUTPUT, settle};
 use super::reader::Reader;
-use super::{KafkaContext, REQUEST, list, retry};
-use crate::broker::{BrokerError, Commit, Committed, Journal};
-use crate::fold::Effect;
+use super::{KafkaContext, REQUEST, let_go, list, retry};
+use crate::broker::{BrokerError, Commit, Committed, Journal, Refusals};
+use crate::fold::{Action, Effect};
+use crate::frame::Frame;
+use crate::position::Position;
 
 /// How long a transactional call may take: longer than the transaction's own time-out, after which its outcome
 /// is decided.
@@ -98,7 +102,8 @@ impl Journal for KafkaJournal {
 
     fn renew(&mut self) -> Result<(), BrokerError> {
         self.open = false;
-        self.producer = None;
+        let reader = Reader::new(&self.context)?;
+        let_go((self.producer.take(), std::mem::replace(&mut self.reader, reader)));
         let c = &self.context;
         let bytes_max = shared::topics::journal_record_bytes_max();
         let config =
@@ -137,17 +142,19 @@ impl Journal for KafkaJournal {
     }
 
     fn output(&mut self, topic: &str, partition: i32, effect: &Effect) -> Result<(), BrokerError> {
-        self.send_effect(topic, partition, effect, &[("hookline-position", &effect.position.to_string())])
+        self.send_effect(topic, partition, effect, &[(POSITION, &effect.position.to_string())])
     }
 
     fn dead_letter(&mut self, partition: i32, effect: &Effect, reason: &str) -> Result<(), BrokerError> {
         let topic = self.context.dead_letters.clone();
         let pipeline = self.context.pipeline.clone();
         let (position, offset) = (effect.position.to_string(), effect.event_offset.to_string());
+        let by = if matches!(effect.action, Action::DeadLetter(_)) { BY_FOLD } else { BY_SINK };
         let more = [
-            ("hookline-dead-letter-reason", reason),
+            (REASON, reason),
+            (BY, by),
             ("hookline-pipeline", &*pipeline),
-            ("hookline-position", &*position),
+            (POSITION, &*position),
             ("hookline-log-offset", &*offset),
         ];
         self.send_effect(&topic, partition, effect, &more)
@@ -189,17 +196,71 @@ impl Journal for KafkaJournal {
     }
 
     fn first(&mut self, partition: i32) -> Result<Option<(i64, Vec<u8>)>, BrokerError> {
-        let topic = &self.context.journal;
-        let (low, high) = self.reader.bounds(topic, partition)?;
-        let mut first = None;
-        if low < high {
-            self.reader.read(topic, partition, low, false, &mut |read| {
-                first = Some((read.offset(), read.value().to_vec()));
-                false
-            })?;
-        }
-        Ok(first)
+        self.reader.first(&self.context.journal, partition)
     }
+
+    fn chunk(&mut self, partition: i32, chunk: &[u8]) -> Result<(), BrokerError> {
+        let topic = self.context.snapshots.clone();
+        self.send(&topic, partition, OUTPUT, None, chunk, None)
+    }
+
+    fn snapshots_end(&mut self, partition: i32) -> Result<i64, BrokerError> {
+        self.reader.bounds(&self.context.snapshots, partition).map(|(_, end)| end)
+    }
+
+    fn chunks(&mut self, partition: i32, each: &mut dyn FnMut(i64, &[u8])) -> Result<(), BrokerError> {
+        self.reader.all(&self.context.snapshots, partition, &mut |read| each(read.offset(), read.value()))
+    }
+
+    fn trim(&mut self, partition: i32, journal: i64, snapshots: i64) -> Result<(), BrokerError> {
+        let admin: AdminClient<DefaultClientContext> =
+            shared::kafka::client(&self.context.config, &self.context.client_id)
+                .create()
+                .map_err(|e| retry(&e))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .map_err(|e| BrokerError::Retry(e.to_string()))?;
+        let options = AdminOptions::new().request_timeout(Some(REQUEST)).operation_timeout(Some(REQUEST));
+        for (topic, below) in [(&self.context.journal, journal), (&self.context.snapshots, snapshots)] {
+            let asked = list(topic, partition, below)?;
+            let done = runtime.block_on(admin.delete_records(&asked, &options)).map_err(|e| retry(&e))?;
+            for element in done.elements() {
+                element.error().map_err(|e| retry(&e))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn refusals(&mut self, partition: i32) -> Result<Refusals, BrokerError> {
+        let mut refusals = Refusals::new();
+        self.reader.all(&self.context.dead_letters, partition, &mut |read| {
+            refusals.extend(refusal_of(&read.record().frame));
+        })?;
+        Ok(refusals)
+    }
+}
+
+const REASON: &str = "hookline-dead-letter-reason";
+/// Who refused: one of the two below.
+const BY: &str = "hookline-dead-letter-by";
+const BY_SINK: &str = "sink";
+const BY_FOLD: &str = "fold";
+const POSITION: &str = "hookline-position";
+
+/// The position of an output or a dead letter.
+pub(crate) fn position_of(frame: &Frame) -> Option<Position> {
+    header(frame, POSITION)?.parse().ok()
+}
+
+/// The refusal by the sink that a dead letter tells of.
+pub(crate) fn refusal_of(frame: &Frame) -> Option<(Position, String)> {
+    (header(frame, BY)? == BY_SINK).then_some(())?;
+    Some((position_of(frame)?, header(frame, REASON)?.to_owned()))
+}
+
+fn header<'a>(frame: &'a Frame, name: &str) -> Option<&'a str> {
+    let (_, value) = frame.headers().find(|(found, _)| *found == name.as_bytes())?;
+    std::str::from_utf8(value?).ok()
 }
 
 /// Stands before the lineage in a committed offset's metadata.

@@ -9,7 +9,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord};
 
 use super::producer::{Deliveries, JOURNAL, settle};
 use super::reader::Reader;
-use super::{KafkaContext, REQUEST, is_passing, list, record_of, retry};
+use super::{KafkaContext, is_passing, let_go, list, record_of, retry};
 use crate::broker::{BrokerError, Log};
 use crate::clock::{Clock, SystemClock};
 use crate::control::Control;
@@ -18,10 +18,17 @@ use crate::fold::Record;
 /// The event log, read by one lane.
 pub struct KafkaLog {
     context: KafkaContext,
-    consumer: BaseConsumer,
-    reader: Reader,
-    controls: BaseProducer<Deliveries>,
+    clients: Clients,
     started: BTreeSet<i32>,
+}
+
+struct Clients {
+    /// Reads the partitions that are started.
+    consumer: BaseConsumer,
+    /// Reads stretches.
+    reader: Reader,
+    /// Appends control records.
+    controls: BaseProducer<Deliveries>,
 }
 
 impl KafkaLog {
@@ -30,6 +37,12 @@ impl KafkaLog {
     /// # Errors
     /// The configuration is not one that the client takes.
     pub fn new(context: KafkaContext) -> Result<Self, BrokerError> {
+        Ok(Self { clients: Clients::new(&context)?, context, started: BTreeSet::new() })
+    }
+}
+
+impl Clients {
+    fn new(context: &KafkaContext) -> Result<Self, BrokerError> {
         let mut config = shared::kafka::consumer(&context.config, &context.client_id, &context.group);
         config
             .set("fetch.wait.max.ms", "100")
@@ -41,19 +54,23 @@ impl KafkaLog {
         controls.set("linger.ms", "0").set("message.timeout.ms", "10000");
         Ok(Self {
             consumer: config.create().map_err(|e| retry(&e))?,
-            reader: Reader::new(&context)?,
+            reader: Reader::new(context)?,
             controls: controls.create_with_context(Deliveries::default()).map_err(|e| retry(&e))?,
-            context,
-            started: BTreeSet::new(),
         })
     }
 }
 
 impl Log for KafkaLog {
+    fn renew(&mut self) -> Result<(), BrokerError> {
+        let_go(std::mem::replace(&mut self.clients, Clients::new(&self.context)?));
+        self.started.clear();
+        Ok(())
+    }
+
     fn start(&mut self, partition: i32, offset: i64) -> Result<(), BrokerError> {
         self.stop(partition);
         let list = list(&self.context.topic, partition, offset)?;
-        self.consumer.incremental_assign(&list).map_err(|e| retry(&e))?;
+        self.clients.consumer.incremental_assign(&list).map_err(|e| retry(&e))?;
         self.started.insert(partition);
         Ok(())
     }
@@ -61,14 +78,14 @@ impl Log for KafkaLog {
     fn stop(&mut self, partition: i32) {
         if self.started.remove(&partition)
             && let Ok(list) = list(&self.context.topic, partition, 0)
-            && let Err(error) = self.consumer.incremental_unassign(&list)
+            && let Err(error) = self.clients.consumer.incremental_unassign(&list)
         {
             tracing::warn!(partition, %error, "partition not unassigned");
         }
     }
 
     fn poll(&mut self, wait: Duration) -> Result<Option<(i32, Record)>, BrokerError> {
-        match self.consumer.poll(wait) {
+        match self.clients.consumer.poll(wait) {
             Some(Ok(message)) => Ok(Some((message.partition(), record_of(&message)))),
             Some(Err(error)) if is_passing(&error) => Ok(None),
             Some(Err(error)) => Err(retry(&error)),
@@ -77,7 +94,7 @@ impl Log for KafkaLog {
     }
 
     fn bounds(&mut self, partition: i32) -> Result<(i64, i64), BrokerError> {
-        self.consumer.fetch_watermarks(&self.context.topic, partition, REQUEST).map_err(|e| retry(&e))
+        super::bounds(&self.clients.consumer, &self.context.topic, partition)
     }
 
     fn scan(
@@ -87,7 +104,7 @@ impl Log for KafkaLog {
         high: i64,
         each: &mut dyn FnMut(Record) -> bool,
     ) -> Result<(), BrokerError> {
-        self.reader.read(&self.context.topic, partition, from, false, &mut |read| {
+        self.clients.reader.read(&self.context.topic, partition, from, false, &mut |read| {
             read.offset() < high && each(read.record()) && read.offset() + 1 < high
         })
     }
@@ -101,8 +118,8 @@ impl Log for KafkaLog {
             .key(key)
             .payload(&body)
             .headers(event.to_headers());
-        self.controls.send(record).map_err(|(e, _)| retry(&e))?;
-        let acknowledged = settle(&self.controls)?;
+        self.clients.controls.send(record).map_err(|(e, _)| retry(&e))?;
+        let acknowledged = settle(&self.clients.controls)?;
         let offset = acknowledged.iter().find(|(p, _)| *p == partition).map(|(_, offset)| *offset);
         offset.ok_or_else(|| BrokerError::Retry("a control record was not acknowledged".to_owned()))
     }

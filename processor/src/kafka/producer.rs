@@ -1,7 +1,7 @@
 //! What a producer's acknowledgements say.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::error::KafkaError;
@@ -47,9 +47,17 @@ impl ProducerContext for Deliveries {
     }
 }
 
+/// How long acknowledgements are waited for: longer than `message.timeout.ms`, after which each record's fate
+/// is known.
+const SETTLE: Duration = Duration::from_secs(15);
+
 /// Waits until nothing is in flight. `flush` would wait in steps of 100 ms.
 pub(super) fn settle(producer: &BaseProducer<Deliveries>) -> Result<Vec<(i32, i64)>, BrokerError> {
+    let started = Instant::now();
     while producer.in_flight_count() > 0 {
+        if started.elapsed() > SETTLE {
+            return Err(BrokerError::Retry(format!("no acknowledgement for {} s", SETTLE.as_secs())));
+        }
         producer.poll(Duration::from_millis(1));
     }
     let mut delivered = producer.context().lock();

@@ -6,7 +6,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 
-use super::{KafkaContext, REQUEST, is_passing, list, record_of, retry};
+use super::{KafkaContext, is_passing, list, record_of, retry};
 use crate::broker::BrokerError;
 use crate::fold::Record;
 
@@ -66,7 +66,44 @@ impl Reader {
     /// # Errors
     /// The cluster does not answer.
     pub fn bounds(&self, topic: &str, partition: i32) -> Result<(i64, i64), BrokerError> {
-        self.0.fetch_watermarks(topic, partition, REQUEST).map_err(|e| retry(&e))
+        super::bounds(&self.0, topic, partition)
+    }
+
+    /// Offset and value of a partition's first record that is visible.
+    ///
+    /// # Errors
+    /// The partition cannot be read.
+    pub fn first(&self, topic: &str, partition: i32) -> Result<Option<(i64, Vec<u8>)>, BrokerError> {
+        let (low, high) = self.bounds(topic, partition)?;
+        let mut first = None;
+        if low < high {
+            self.read(topic, partition, low, false, &mut |read| {
+                first = Some((read.offset(), read.value().to_vec()));
+                false
+            })?;
+        }
+        Ok(first)
+    }
+
+    /// Calls `each` for all records of a partition that are visible now.
+    ///
+    /// # Errors
+    /// The partition cannot be read.
+    pub fn all(
+        &self,
+        topic: &str,
+        partition: i32,
+        each: &mut dyn FnMut(Read<'_>),
+    ) -> Result<(), BrokerError> {
+        let (low, high) = self.bounds(topic, partition)?;
+        if low >= high {
+            return Ok(());
+        }
+        self.read(topic, partition, low, false, &mut |read| {
+            let offset = read.offset();
+            each(read);
+            offset + 1 < high
+        })
     }
 
     /// Calls `each` for the records from `from` on, until it returns false. At the end of what is visible it

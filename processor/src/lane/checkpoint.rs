@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::{DELTA_BYTES_MAX, Lane, Trouble};
-use crate::broker::{Commit, Journal, Log};
+use crate::broker::{BrokerError, Commit, Journal, Log, acknowledged};
 use crate::clock::Clock;
 use crate::defect::{Defect, planted};
 use crate::fold::Delta;
-use crate::journal::{Entry, JournalRecord, Mark};
-use crate::position::{Digest, Epoch, Position};
+use crate::journal::{Entry, JournalRecord};
+use crate::position::{Epoch, Position};
 use crate::sink::SinkError;
 use crate::store::{Store, Stores};
 
@@ -18,13 +18,12 @@ const SLOW_COMMIT: Duration = Duration::from_secs(2);
 /// How often the stores may write what they gathered.
 const STORE_TICK: Duration = Duration::from_millis(500);
 
-/// One partition's part of a checkpoint.
+/// What one partition's journal record holds.
 struct Prepared {
     partition: i32,
     delta: Delta,
     epoch: Epoch,
-    digest: Digest,
-    commit: Commit,
+    record: Vec<u8>,
 }
 
 impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
@@ -34,11 +33,15 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 .values()
                 .any(|p| p.memory.as_ref().is_some_and(|(s, _)| s.delta_bytes() >= DELTA_BYTES_MAX))
         };
-        self.batch_since.is_some_and(|since| {
-            self.clock.now().saturating_sub(since) >= self.config.checkpoint_interval
-                || self.batch_records >= self.config.checkpoint_records_max
-                || large()
-        })
+        match self.batch_since {
+            Some(since) => {
+                self.clock.now().saturating_sub(since) >= self.config.checkpoint_interval
+                    || self.batch_records >= self.config.checkpoint_records_max
+                    || large()
+            }
+            // With no events, only a snapshot goes on.
+            None => self.parts.values().any(|part| part.snapshot.is_some()),
+        }
     }
 
     /// Makes all that was folded and delivered final. Everything that was folded is delivered before.
@@ -46,8 +49,8 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let started = self.clock.now();
         let mut wanted = Vec::new();
         for (partition, part) in &mut self.parts {
-            let ticket = part.ticket;
-            if part.work().is_some_and(|(state, _, _)| state.head() != state.checkpointed()) {
+            let (ticket, more) = (part.ticket, part.snapshot.is_some());
+            if part.work().is_some_and(|(state, _, _)| more || state.head() != state.checkpointed()) {
                 wanted.push((*partition, ticket));
             }
         }
@@ -62,23 +65,26 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let tickets = self.tickets.clone();
         let held = tickets.hold(wanted.iter().copied()).ok_or(Trouble::Ticket)?;
         let generation = held.generation().ok_or(Trouble::Ticket)?;
-        // Outputs and dead letters first, then the journal, then the offsets.
+        // Outputs, dead letters and chunks of a snapshot first, then the journal, then the offsets.
+        self.write_chunks()?;
         self.journal.settle()?;
-        let mut prepared = Vec::with_capacity(wanted.len());
+        let (mut prepared, mut offsets) = (Vec::new(), Vec::new());
         for (partition, _) in wanted {
             prepared.extend(self.prepare_checkpoint(partition)?);
+            offsets.extend(self.commit_of(partition));
         }
         let written = self.journal.settle()?;
-        let offsets: Vec<Commit> = prepared.iter().map(|p| p.commit).collect();
+        let marks = prepared.iter().map(|p| acknowledged(&written, p.partition));
+        let marks = marks.collect::<Result<Vec<i64>, BrokerError>>()?;
         let commit_started = self.clock.now();
         self.journal.commit(&offsets, generation)?;
         drop(held);
         self.note_commit(commit_started);
-        for p in prepared {
-            let offset =
-                written.iter().find(|(partition, _)| *partition == p.partition).map(|(_, offset)| *offset);
-            self.apply(p, offset.unwrap_or(-1));
+        for (p, journal_offset) in prepared.into_iter().zip(marks) {
+            self.apply(p, journal_offset);
         }
+        self.finish_snapshots();
+        self.begin_snapshot();
         self.traces.tell(self.clock.wall_ms());
         self.batch_since = None;
         self.batch_records = 0;
@@ -105,11 +111,21 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         self.stale_producer = slow && !planted(Defect::NotRenewed);
     }
 
-    /// Reads the sink's fence, and writes the journal record.
+    /// The offset to commit: of the next record to fold, once all that was folded is in the journal.
+    fn commit_of(&mut self, partition: i32) -> Option<Commit> {
+        let (state, _, running) = self.parts.get_mut(&partition)?.work()?;
+        let offset = state.head().next_offset.max(running.silent_below);
+        Some(Commit { partition, offset, lineage: running.epoch.lineage })
+    }
+
+    /// Reads the sink's fence, and writes the journal record. `None` where nothing was folded.
     fn prepare_checkpoint(&mut self, partition: i32) -> Result<Option<Prepared>, Trouble> {
         let Some((state, mark, running)) = self.parts.get_mut(&partition).and_then(super::Part::work) else {
             return Ok(None);
         };
+        if state.head() == state.checkpointed() {
+            return Ok(None);
+        }
         let fence = match &mut self.sink {
             Some(sink) => Some(sink.fence(partition)?),
             None => None,
@@ -134,9 +150,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             delta.head.next_offset,
             state.checkpointed().next_offset
         );
-        let (from, offset) =
-            (state.checkpointed().next_offset, delta.head.next_offset.max(running.silent_below));
-        let lineage = running.epoch.lineage;
+        let from = state.checkpointed().next_offset;
         let record = JournalRecord {
             epoch: running.epoch,
             instance: self.config.instance.clone(),
@@ -146,8 +160,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         .encode()
         .map_err(|e| Trouble::Stuck(partition, e.into()))?;
         self.journal.write(partition, &record)?;
-        let commit = Commit { partition, offset, lineage };
-        Ok(Some(Prepared { partition, delta, epoch: running.epoch, digest: Digest::of(&record), commit }))
+        Ok(Some(Prepared { partition, delta, epoch: running.epoch, record }))
     }
 
     /// Lets the stores write what they gathered, also when no events come.
@@ -170,17 +183,16 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     /// After the commit, and only then: the state, and the store with its mark last.
     fn apply(&mut self, p: Prepared, journal_offset: i64) {
         let Some(part) = self.parts.get_mut(&p.partition) else { return };
-        let mark = Mark { epoch: p.epoch, offset: journal_offset, digest: p.digest };
+        let Some((state, own_mark)) = &mut part.memory else { return };
+        let mark = own_mark.next(p.epoch, journal_offset, &p.record);
         if let Some(store) = &mut part.store
             && let Err(error) = store.save(&p.delta, mark)
         {
             tracing::error!(partition = p.partition, %error, "local state cannot be written; going on without it");
             part.store = None;
         }
-        if let Some((state, own_mark)) = &mut part.memory {
-            state.apply(p.delta);
-            *own_mark = mark;
-            self.progress.checkpointed(p.partition, state);
-        }
+        state.apply(p.delta);
+        *own_mark = mark;
+        self.progress.checkpointed(p.partition, state);
     }
 }

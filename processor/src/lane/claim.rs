@@ -2,13 +2,14 @@
 //! Steps P3, P4, P9 and P11 of the protocol.
 
 use super::{Lane, Part, Running, Stuck, Trouble};
-use crate::broker::{Commit, Committed, Journal, Log};
+use crate::broker::{BrokerError, Commit, Committed, Journal, Log, acknowledged};
 use crate::clock::Clock;
 use crate::control::{ConfigRecord, Control};
 use crate::defect::{Defect, planted};
 use crate::fold::{InForce, Record, State};
 use crate::journal::{Entry, JournalError, JournalRecord, Mark, Replay};
 use crate::position::{Digest, Epoch, Fence};
+use crate::snapshot::{self, BeginningError};
 use crate::store::{Store, StoreError, Stores};
 
 /// A claim under way.
@@ -30,6 +31,11 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         }
         if self.sink.is_none() {
             self.sink = (self.open_sink)()?;
+        }
+        // Nothing is being read then: trouble stops all partitions.
+        if self.stale_log {
+            self.log.renew()?;
+            self.stale_log = false;
         }
         if self.stale_producer || self.journal.is_open() {
             self.journal.renew()?;
@@ -108,11 +114,9 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             )?;
         }
         let written = self.journal.settle()?;
-        let offset_of = |partition| written.iter().find(|(p, _)| *p == partition).map(|(_, offset)| *offset);
-        let epochs: Option<Vec<Epoch>> = claims
-            .iter()
-            .map(|c| Some(Epoch { lineage: c.lineage, claim: offset_of(c.partition)? }))
-            .collect();
+        let epoch_of =
+            |c: &Claim| Ok(Epoch { lineage: c.lineage, claim: acknowledged(&written, c.partition)? });
+        let epochs = claims.iter().map(epoch_of).collect::<Result<Vec<Epoch>, BrokerError>>()?;
         let offsets: Vec<Commit> = claims
             .iter()
             .map(|c| Commit {
@@ -125,7 +129,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         self.journal.commit(&offsets, generation)?;
         drop(held);
         self.note_commit(commit_started);
-        epochs.ok_or(Trouble::Ticket)
+        Ok(epochs)
     }
 
     /// Restores, fences the sink, and starts to read.
@@ -133,9 +137,6 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let partition = claim.partition;
         let replay = self.restore(claim, epoch)?;
         let (mut state, mark, journal_fence) = (replay.state, replay.mark, replay.fence);
-        if state.head().next_offset < claim.low && mark == Mark::START {
-            state = State::new(claim.low);
-        }
         let fence = match &mut self.sink {
             Some(sink) => {
                 sink.resume(partition, journal_fence, claim.committed.offset.unwrap_or(0));
@@ -156,6 +157,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let Some(part) = self.parts.get_mut(&partition) else { return Ok(()) };
         self.progress.checkpointed(partition, &state);
         tracing::info!(partition, %epoch, offset = state.head().next_offset, "partition claimed");
+        self.health.ready(&super::part(partition));
         part.memory = Some((state, mark));
         part.running = Some(Running {
             epoch,
@@ -174,7 +176,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     fn restore(&mut self, claim: &Claim, epoch: Epoch) -> Result<Replay, Trouble> {
         let partition = claim.partition;
         let Some(part) = self.parts.get_mut(&partition) else { return Err(Trouble::Ticket) };
-        let memory = part.memory.take();
+        let memory = part.memory.take().filter(|(_, mark)| *mark != Mark::START);
         // A store that was given up and is opened again is behind the memory: it is made anew from it.
         let is_behind = memory.is_some() && part.store.is_none();
         if part.store.is_none() {
@@ -202,10 +204,32 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 }
                 return Ok(replay);
             }
-            tracing::warn!(partition, "local state is not the journal's; wiped, restoring from the journal");
+            tracing::warn!(
+                partition,
+                "local state is not in the journal (another one's, or older); wiped, restoring from the journal"
+            );
             metrics::counter!(crate::metrics::STORE_WIPED).increment(1);
         }
-        let replay = self.replay(claim, epoch, State::new(0), Mark::START, false)?;
+        let first = self.journal.first(partition)?;
+        let (mut state, mark) = snapshot::beginning(first, |each| self.journal.chunks(partition, each))
+            .map_err(|error| match error {
+                BeginningError::Broker(error) => Trouble::Broker(error),
+                BeginningError::Journal(error) => Trouble::Stuck(partition, error.into()),
+            })?;
+        if mark == Mark::START {
+            state = State::new(claim.low);
+            // Perhaps a journal was lost: the refusals that it had are among the dead letters, too.
+            if claim.committed.offset.is_some() {
+                for (position, reason) in self.journal.refusals(partition)? {
+                    state.refuse(position, reason);
+                }
+            }
+        }
+        let replay = self.replay(claim, epoch, state, mark, false)?;
+        if !replay.met() {
+            // Trimmed further since it was looked at.
+            return Err(Trouble::Ticket);
+        }
         self.refill(partition, &replay);
         Ok(replay)
     }
@@ -343,7 +367,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 }
                 Some(in_force) => state.start_with(in_force),
                 None => {
-                    return Err(Trouble::Broker(crate::broker::BrokerError::Retry(
+                    return Err(Trouble::Broker(BrokerError::Retry(
                         "the fold's configuration is not in the log yet".to_owned(),
                     )));
                 }

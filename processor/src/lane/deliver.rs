@@ -2,12 +2,12 @@
 //! sink's outputs into the open transaction. Steps P5 and P7 of the protocol.
 
 use super::{Lane, Trouble};
-use crate::broker::{Commit, Journal, Log};
+use crate::broker::{Commit, Journal, Log, acknowledged};
 use crate::clock::Clock;
 use crate::defect::{Defect, planted};
 use crate::fold::{Action, Effect};
-use crate::journal::{Entry, JournalRecord, Mark};
-use crate::position::{Digest, Fence};
+use crate::journal::{Entry, JournalRecord};
+use crate::position::Fence;
 use crate::sink::{Batch, SinkError, is_beyond};
 use crate::store::Stores;
 
@@ -39,6 +39,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     fn deliver_to_log(&mut self, partition: i32, effects: &[Effect]) -> Result<(), Trouble> {
         let silent_below =
             self.parts.get(&partition).and_then(|p| p.running.as_ref()).map_or(0, |r| r.silent_below);
+        let silent_below = if planted(Defect::NotSilent) { 0 } else { silent_below };
         for effect in effects.iter().filter(|effect| effect.position.offset >= silent_below) {
             match (&effect.action, &self.config.output_topic) {
                 (Action::DeadLetter(reason), _) => self.journal.dead_letter(partition, effect, reason)?,
@@ -138,19 +139,23 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         .map_err(|e| Trouble::Stuck(partition, e.into()))?;
         self.journal.dead_letter(partition, effect, reason)?;
         self.journal.write(partition, &record)?;
-        let written = self.journal.settle()?;
+        let journal_offset = acknowledged(&self.journal.settle()?, partition)?;
         let lineage = running.epoch.lineage;
         let offset = state.checkpointed().next_offset.max(running.silent_below);
         self.journal.commit(&[Commit { partition, offset, lineage }], generation)?;
-        let journal_offset = written.iter().find(|(p, _)| *p == partition).map(|(_, offset)| *offset);
-        *mark =
-            Mark { epoch: running.epoch, offset: journal_offset.unwrap_or(-1), digest: Digest::of(&record) };
+        *mark = mark.next(running.epoch, journal_offset, &record);
         match moves {
             Some(delta) => state.apply(delta),
             None => state.refuse(effect.position, reason.to_owned()),
         }
         metrics::counter!(crate::metrics::REFUSALS).increment(1);
-        tracing::warn!(partition, position = %effect.position, reason, "the sink refused an event; dead-lettered");
+        tracing::warn!(
+            trace_id = effect.frame.trace_id(),
+            partition,
+            position = %effect.position,
+            reason,
+            "the sink refused an event; dead-lettered"
+        );
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use super::{Lane, Trouble};
 use crate::broker::{Journal, Log};
 use crate::clock::Clock;
 use crate::control::{Control, GapExpired};
+use crate::defect::{Defect, planted};
 use crate::store::Stores;
 
 /// How often the gaps are looked at.
@@ -27,7 +28,9 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let mut due = Vec::new();
         for (partition, part) in &mut self.parts {
             let Some((state, _, running)) = part.work() else { continue };
-            running.gaps_appended.retain(|_, at| now.saturating_sub(*at) < APPEND_AGAIN);
+            running
+                .gaps_appended
+                .retain(|_, at| now.saturating_sub(*at) < APPEND_AGAIN || planted(Defect::GapAppendedOnce));
             for (key, next, gap) in state.gaps_due(wall_ms) {
                 if due.len() >= APPENDS_MAX {
                     break;

@@ -17,7 +17,7 @@ use crate::fold::{BucketKey, Delta, Entity, EventId, Head, IdBlock, State};
 use crate::journal::Mark;
 
 /// The version of what is stored. Another one is wiped and restored from the journal.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// How long deltas are gathered before they are written.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often what was written is brought to the disk.

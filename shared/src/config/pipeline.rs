@@ -82,11 +82,14 @@ pub struct CheckpointConfig {
     pub interval: Span,
     /// At the latest after so many events in a lane.
     pub events_max: u32,
+    /// A snapshot of a partition's state is written, and its journal trimmed, when the journal has grown by this
+    /// and by twice the state since the last one.
+    pub snapshot_after: Size,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { interval: Span::millis(100), events_max: 20_000 }
+        Self { interval: Span::millis(100), events_max: 20_000, snapshot_after: Size::kib(32 * 1024) }
     }
 }
 
@@ -113,6 +116,7 @@ impl PipelineConfig {
         sources: &BTreeMap<String, SourceConfig>,
         log: &LogConfig,
         body_limit: Size,
+        with_secrets: bool,
     ) -> Result<(), ConfigError> {
         let key = format!("pipelines.{name}");
         for source in self.sources.iter().flatten() {
@@ -140,6 +144,6 @@ impl PipelineConfig {
             let message = "is below the deduplication window (`fold.window`) of pipeline";
             return Err(at.error(None, "log.retention", &format!("{message} `{name}`; keep the log longer")));
         }
-        self.sink.resolve(at, &key, log)
+        self.sink.resolve(at, &key, log, with_secrets)
     }
 }

@@ -34,7 +34,7 @@ pub enum SinkConfig {
 pub struct PostgresSinkConfig {
     /// The connection string (`postgres://user:password@host/db`), by reference since it holds a password.
     pub url: Spanned<SecretRef>,
-    /// The connection string as read.
+    /// The connection string as read; none where it was not asked for ([`super::Secrets`]).
     #[serde(skip)]
     pub url_value: Option<SecretString>,
     /// The schema that the tables stand in. Created if it is missing.
@@ -59,7 +59,7 @@ const fn default_statement_timeout() -> Span {
 pub struct MysqlSinkConfig {
     /// The connection string (`mysql://user:password@host/database`), by reference since it holds a password.
     pub url: Spanned<SecretRef>,
-    /// The connection string as read.
+    /// The connection string as read; none where it was not asked for ([`super::Secrets`]).
     #[serde(skip)]
     pub url_value: Option<SecretString>,
     /// How long one statement may take.
@@ -73,7 +73,7 @@ pub struct MysqlSinkConfig {
 pub struct MongodbSinkConfig {
     /// The connection string (`mongodb://user:password@host/database`), by reference since it holds a password.
     pub url: Spanned<SecretRef>,
-    /// The connection string as read.
+    /// The connection string as read; none where it was not asked for ([`super::Secrets`]).
     #[serde(skip)]
     pub url_value: Option<SecretString>,
     /// How long one command may take.
@@ -87,7 +87,7 @@ pub struct MongodbSinkConfig {
 pub struct HttpSinkConfig {
     /// Where events are sent, by reference since it may hold a token.
     pub url: Spanned<SecretRef>,
-    /// The URL as read.
+    /// The URL as read; none where it was not asked for.
     #[serde(skip)]
     pub url_value: Option<SecretString>,
     /// What requests are signed with, as Standard Webhooks say: `whsec_` and base64. Two while one is replaced by
@@ -139,25 +139,39 @@ impl SinkConfig {
         }
     }
 
-    /// The database's name in OpenTelemetry's conventions.
+    /// The database's name in OpenTelemetry's conventions, and what takes the events in.
     #[must_use]
-    pub fn database(&self) -> Option<&'static str> {
+    pub fn database(&self) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::Postgres(_) => Some("postgresql"),
-            Self::Mysql(_) => Some("mysql"),
-            Self::Mongodb(_) => Some("mongodb"),
-            Self::Sqlite(_) => Some("sqlite"),
+            Self::Postgres(_) => Some(("postgresql", "COPY")),
+            Self::Mysql(_) => Some(("mysql", "INSERT")),
+            Self::Mongodb(_) => Some(("mongodb", "insert")),
+            Self::Sqlite(_) => Some(("sqlite", "INSERT")),
             Self::Http(_) | Self::Kafka(_) => None,
         }
     }
 
-    /// Reads the secrets. `key` is the pipeline's.
-    pub(super) fn resolve(&mut self, at: &Places<'_>, key: &str, log: &LogConfig) -> Result<(), ConfigError> {
+    /// Checks the settings and, `with_secrets`, reads what they refer to. `key` is the pipeline's.
+    pub(super) fn resolve(
+        &mut self,
+        at: &Places<'_>,
+        key: &str,
+        log: &LogConfig,
+        with_secrets: bool,
+    ) -> Result<(), ConfigError> {
         let read = |reference: &Spanned<SecretRef>, name: &str| {
             let value = reference.get_ref().read();
             value.map_err(|e| at.error(Some(reference.span()), &format!("{key}.sink.{name}"), &e.to_string()))
         };
         match self {
+            Self::Http(sink) if !(1..=256).contains(&sink.concurrency) => {
+                return Err(at.error(None, &format!("{key}.sink.http.concurrency"), "must be 1 to 256"));
+            }
+            Self::Kafka(sink) if sink.topic == log.topic => {
+                let message = "is the event log itself; name another topic";
+                return Err(at.error(None, &format!("{key}.sink.kafka.topic"), message));
+            }
+            _ if !with_secrets => {}
             Self::Postgres(sink) => sink.url_value = Some(read(&sink.url, "postgres.url")?),
             Self::Mysql(sink) => sink.url_value = Some(read(&sink.url, "mysql.url")?),
             Self::Mongodb(sink) => sink.url_value = Some(read(&sink.url, "mongodb.url")?),
@@ -165,14 +179,6 @@ impl SinkConfig {
                 sink.url_value = Some(read(&sink.url, "http.url")?);
                 let secrets = sink.secrets.iter().map(|secret| read(secret, "http.secrets"));
                 sink.secret_values = secrets.collect::<Result<_, _>>()?;
-                if !(1..=256).contains(&sink.concurrency) {
-                    let key = format!("{key}.sink.http.concurrency");
-                    return Err(at.error(None, &key, "must be 1 to 256"));
-                }
-            }
-            Self::Kafka(sink) if sink.topic == log.topic => {
-                let message = "is the event log itself; name another topic";
-                return Err(at.error(None, &format!("{key}.sink.kafka.topic"), message));
             }
             Self::Kafka(_) | Self::Sqlite(_) => {}
         }

@@ -22,7 +22,7 @@ pub struct SourceConfig {
     /// The secrets that sign for the whole source. Where it has `connections`, they have their own instead.
     #[serde(default)]
     pub secrets: Vec<Spanned<SecretRef>>,
-    /// The secrets as read, in the same order.
+    /// The secrets as read, in the same order; none where they were not asked for ([`super::Secrets`]).
     #[serde(skip)]
     pub secret_values: Vec<Secret>,
     /// The event's id, by which repeats are known. Default: the scheme's own; `hmac` has none.
@@ -142,7 +142,7 @@ pub enum Encoding {
 pub struct ConnectionConfig {
     /// The secrets that sign for this connection alone; several while they are being rotated.
     pub secrets: Vec<Spanned<SecretRef>>,
-    /// The secrets as read, in the same order.
+    /// The secrets as read, in the same order; none where they were not asked for ([`super::Secrets`]).
     #[serde(skip)]
     pub secret_values: Vec<Secret>,
 }
@@ -238,16 +238,25 @@ impl SourceConfig {
         self.rules.iter().find(|rule| rule.types.iter().any(|pattern| type_matches(pattern, kind)))
     }
 
-    pub(super) fn resolve(&mut self, at: &Places<'_>, name: &str) -> Result<(), ConfigError> {
+    pub(super) fn resolve(
+        &mut self,
+        at: &Places<'_>,
+        name: &str,
+        with_secrets: bool,
+    ) -> Result<(), ConfigError> {
         let key = format!("sources.{name}");
-        self.secret_values = read_all(at, &format!("{key}.secrets"), &self.secrets)?;
+        if with_secrets {
+            self.secret_values = read_all(at, &format!("{key}.secrets"), &self.secrets)?;
+        }
         for (id, connection) in &mut self.connections {
             let key = format!("{key}.connections.{id}");
             if id.is_empty() || id.len() > 256 {
                 return Err(at.error(None, &key, "a connection's id is 1 to 256 bytes long"));
             }
-            connection.secret_values = read_all(at, &format!("{key}.secrets"), &connection.secrets)?;
-            if connection.secret_values.is_empty() {
+            if with_secrets {
+                connection.secret_values = read_all(at, &format!("{key}.secrets"), &connection.secrets)?;
+            }
+            if connection.secrets.is_empty() {
                 return Err(at.error(None, &format!("{key}.secrets"), "needs at least one secret"));
             }
         }

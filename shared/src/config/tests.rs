@@ -5,7 +5,9 @@ use super::*;
 const MINIMAL: &str = "[kafka]\nbootstrap_servers = \"localhost:9092\"\n";
 
 fn error(more: &str) -> String {
-    Config::parse(&format!("{MINIMAL}{more}"), Path::new("hookline.toml")).unwrap_err().to_string()
+    Config::parse(&format!("{MINIMAL}{more}"), Path::new("hookline.toml"), Secrets::All)
+        .unwrap_err()
+        .to_string()
 }
 
 /// A secret that is always there: this very file.
@@ -27,7 +29,7 @@ fn the_example_parses_and_shows_every_key() {
         }
         filled.push_str(&format!("{out}{line}\n"));
     }
-    let config = Config::parse(&filled, Path::new("hookline.example.toml")).unwrap();
+    let config = Config::parse(&filled, Path::new("hookline.example.toml"), Secrets::All).unwrap();
     assert_eq!(config.sources.len(), 3);
     assert_eq!(config.pipelines.len(), 6);
     let uncommented: String = filled
@@ -38,7 +40,7 @@ fn the_example_parses_and_shows_every_key() {
         })
         .collect();
     let all = uncommented.replace("security_protocol = \"plaintext\"", "security_protocol = \"sasl_ssl\"");
-    let _ = Config::parse(&all, Path::new("hookline.example.toml")).unwrap();
+    let _ = Config::parse(&all, Path::new("hookline.example.toml"), Secrets::All).unwrap();
 }
 
 #[test]

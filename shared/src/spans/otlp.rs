@@ -1,7 +1,10 @@
 //! Spans by OpenTelemetry's SDK.
 
-use std::sync::OnceLock;
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use metrics::{counter, describe_counter};
 
 use opentelemetry::trace::{
     Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags, TraceId, TraceState,
@@ -11,12 +14,20 @@ use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanData};
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider, SpanData, SpanProcessor,
+};
 
 use super::{Kind, Parent, Start, Value};
 
-/// Batches of spans that could not be exported.
-const EXPORT_FAILURES: &str = "hookline_trace_export_failures_total";
+/// Spans that were not exported; label `reason`: [`REFUSED`] or [`QUEUE_FULL`].
+const LOST: &str = "hookline_trace_spans_lost_total";
+/// The collector did not take them.
+const REFUSED: &str = "refused";
+/// Too many were waiting for the collector.
+const QUEUE_FULL: &str = "queue_full";
+/// Spans that wait, at most, where `OTEL_BSP_MAX_QUEUE_SIZE` gives no number: the specification's default.
+const QUEUE_SPANS_MAX: usize = 2048;
 
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
@@ -46,19 +57,26 @@ pub fn init(service: &str) -> Option<Exporter> {
     {
         tracing::warn!(protocol, "only OTLP over http/protobuf is built in (port 4318); using that");
     }
-    metrics::describe_counter!(EXPORT_FAILURES, "Batches of spans that the collector did not take");
+    describe_counter!(LOST, "Spans that the collector did not take, or that found its queue full");
+    for reason in [REFUSED, QUEUE_FULL] {
+        counter!(LOST, "reason" => reason).increment(0);
+    }
     let exporter = SpanExporter::builder()
         .with_http()
         .build()
         .inspect_err(|error| tracing::error!(%error, "no traces: the exporter cannot be made"))
         .ok()?;
     let mut resource = Resource::builder();
-    if var("OTEL_SERVICE_NAME").is_none() {
+    let named = var("OTEL_RESOURCE_ATTRIBUTES").is_some_and(|attributes| {
+        attributes.split(',').any(|attribute| attribute.trim_start().starts_with("service.name="))
+    });
+    if !named && var("OTEL_SERVICE_NAME").is_none() {
         resource = resource.with_service_name(service.to_owned());
     }
+    let queue_max = var("OTEL_BSP_MAX_QUEUE_SIZE").and_then(|n| n.parse().ok()).unwrap_or(QUEUE_SPANS_MAX);
     let provider = SdkTracerProvider::builder()
         .with_resource(resource.build())
-        .with_batch_exporter(Counted(exporter))
+        .with_span_processor(Queue::new(exporter, queue_max))
         .build();
     let _ = TRACER.set(provider.tracer("hookline"));
     Some(Exporter(provider))
@@ -154,24 +172,74 @@ fn span_context(parent: Parent<'_>) -> Option<SpanContext> {
     context.is_valid().then_some(context)
 }
 
+/// The SDK's queue, which drops in silence what finds it full: here that is counted.
+#[derive(Debug)]
+struct Queue {
+    inner: BatchSpanProcessor,
+    /// Spans in the queue or with the exporter. Never fewer than in the queue, so the queue itself drops none.
+    waiting: Arc<AtomicUsize>,
+    max: usize,
+}
+
+impl Queue {
+    fn new(exporter: SpanExporter, max: usize) -> Self {
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let exporter = Counted { exporter, waiting: Arc::clone(&waiting) };
+        let config = BatchConfigBuilder::default().with_max_queue_size(max).build();
+        Self { inner: BatchSpanProcessor::builder(exporter).with_batch_config(config).build(), waiting, max }
+    }
+}
+
+impl SpanProcessor for Queue {
+    fn on_start(&self, span: &mut opentelemetry_sdk::trace::Span, context: &Context) {
+        self.inner.on_start(span, context);
+    }
+
+    fn on_end(&self, span: SpanData) {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) < self.max {
+            self.inner.on_end(span);
+        } else {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            counter!(LOST, "reason" => QUEUE_FULL).increment(1);
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.inner.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.inner.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.inner.set_resource(resource);
+    }
+}
+
 /// Counts what the collector does not take.
 #[derive(Debug)]
-struct Counted(SpanExporter);
+struct Counted {
+    exporter: SpanExporter,
+    waiting: Arc<AtomicUsize>,
+}
 
 impl opentelemetry_sdk::trace::SpanExporter for Counted {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let result = self.0.export(batch).await;
+        let spans = batch.len();
+        let result = self.exporter.export(batch).await;
+        self.waiting.fetch_sub(spans, Ordering::Relaxed);
         if result.is_err() {
-            metrics::counter!(EXPORT_FAILURES).increment(1);
+            counter!(LOST, "reason" => REFUSED).increment(spans as u64);
         }
         result
     }
 
-    fn shutdown_with_timeout(&self, timeout: std::time::Duration) -> OTelSdkResult {
-        self.0.shutdown_with_timeout(timeout)
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
     }
 
     fn set_resource(&mut self, resource: &Resource) {
-        self.0.set_resource(resource);
+        self.exporter.set_resource(resource);
     }
 }

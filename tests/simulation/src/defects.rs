@@ -22,6 +22,8 @@ pub enum Planted {
     FailureIsRefusal,
     /// P2: tickets are invalidated when the lane hears of the revocation.
     CommitAfterRevoke,
+    /// P2: an assignment without partitions does not renew the tickets of those that are kept.
+    EmptyAssignIgnored,
     /// P6: outputs and dead letters go out after the journal's transaction.
     JournalBeforeOutputs,
     /// P6: offsets are added before the journal record is acknowledged.
@@ -52,11 +54,14 @@ pub const ALL: &[(Planted, &str)] = &[
     (Planted::Code(Defect::TicketNumberIgnored), "P2 after A, B, A a stale lane commits"),
     (Planted::CommitAfterRevoke, "P2 commit after revoke, with the fresh generation"),
     (Planted::Code(Defect::AnyOffsetFolded), "P2 old queued records fold on the wrong state"),
+    (Planted::EmptyAssignIgnored, "P2 an empty assignment does not renew the tickets"),
+    (Planted::Code(Defect::HoleTaken), "P2 a record that the client left out is not missed"),
     (Planted::Code(Defect::LineageRestarts), "P3 epochs restart with a new journal"),
     (Planted::Code(Defect::LineageOfFirst), "P3 a lineage below the last claim's"),
     (Planted::AbortInsteadOfInit, "P3, P6 no init_transactions: a delayed abort hits a later transaction"),
     (Planted::Code(Defect::OwnConfigFirst), "P4 a new owner decides by its own settings"),
     (Planted::Code(Defect::ConfigEpochIgnored), "P4 a configuration record of an earlier owner is obeyed"),
+    (Planted::Code(Defect::StreamTimeFalls), "P4, rule 2 stream time falls with a broker's clock"),
     (Planted::Code(Defect::IdsComeBack), "P4 expired ids come back with a longer window"),
     (Planted::IdsByWallClock, "P4 ids expired by the wall clock"),
     (Planted::SameEpochRetry, "P5 a retry under the same epoch"),
@@ -69,6 +74,7 @@ pub const ALL: &[(Planted, &str)] = &[
         Planted::Code(Defect::FenceIsHead),
         "P6 the fold's place in the journal for the fence: false older sink",
     ),
+    (Planted::Code(Defect::CheckpointFirst), "P6 a checkpoint covers what is not delivered"),
     (Planted::Code(Defect::ChainUnchecked), "P6 no chain of digests"),
     (Planted::Code(Defect::NotRenewed), "P6 no new producer after a slow commit"),
     (Planted::Code(Defect::RenewedLate), "P6 a new producer only under the next transaction"),
@@ -78,8 +84,10 @@ pub const ALL: &[(Planted, &str)] = &[
     (Planted::Code(Defect::MarkUnchecked), "P9 local state without its mark"),
     (Planted::Code(Defect::MarkAboveClaim), "P9 local state from beyond the claim, of a lost journal"),
     (Planted::Code(Defect::ReplayNotStored), "P9 the replayed tail missing from the local state"),
+    (Planted::Code(Defect::NotSilent), "P9 a fold from the log's start repeats outputs and dead letters"),
     (Planted::HeldLost, "P9 the held set lost on restore"),
     (Planted::Code(Defect::GapUnmatched), "P10 a late gap-expired skips the next gap"),
+    (Planted::Code(Defect::GapAppendedOnce), "P10 gap-expired is not appended again"),
     (Planted::Code(Defect::GapEarly), "P10 a fast clock skips early"),
     (Planted::Code(Defect::OtherPipelineObeyed), "P10 another pipeline's gap-expired obeyed"),
     (Planted::ControlInTransaction, "P10 an open transaction holds up every reader"),

@@ -9,7 +9,8 @@ use processor::journal::{Entry, JournalRecord, Mark};
 use processor::store::{Store, StoreError, Stores};
 
 use crate::defects::Planted;
-use crate::world::{Env, Inner, WALL_START_MS};
+use crate::env::Env;
+use crate::world::{Inner, WALL_START_MS};
 
 const WRITE_INTERVAL_MS: i64 = 1_000;
 const FLUSH_INTERVAL_MS: i64 = 5_000;

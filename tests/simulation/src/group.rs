@@ -25,6 +25,24 @@ pub enum Callback {
     Revoke(Vec<i32>),
 }
 
+/// Where a rebalance moves partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steer {
+    /// To any other member.
+    AwayFrom(usize),
+    /// To this one.
+    Towards(usize),
+}
+
+impl Steer {
+    fn allows(self, process: usize) -> bool {
+        match self {
+            Self::AwayFrom(other) => process != other,
+            Self::Towards(one) => process == one,
+        }
+    }
+}
+
 /// The coordinator.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
@@ -38,6 +56,8 @@ pub struct Group {
     revoking: BTreeSet<i32>,
     /// The next rebalance is due.
     pub dirty: bool,
+    /// Where partitions are to go, while somebody cares.
+    pub steer: Option<Steer>,
     issued: u64,
 }
 
@@ -106,18 +126,23 @@ impl Group {
         self.dirty = false;
         self.generation += 1;
         let members: Vec<usize> = self.members.keys().copied().collect();
+        let steer = self.steer.filter(|steer| members.iter().any(|member| steer.allows(*member)));
+        let allows = |member: usize| steer.is_none_or(|steer| steer.allows(member));
+        let targets: Vec<usize> = members.iter().copied().filter(|member| allows(*member)).collect();
         let mut told = Vec::new();
         let mut added: BTreeMap<usize, Vec<i32>> = members.iter().map(|m| (*m, Vec::new())).collect();
         let mut lost: BTreeMap<usize, Vec<i32>> = BTreeMap::new();
         for partition in 0..partitions {
-            let Some(target) = random.pick(&members) else { break };
+            let Some(target) = random.pick(&targets) else { break };
             match self.owner.get(&partition).copied() {
                 None => {
                     self.owner.insert(partition, target);
                     added.entry(target).or_default().push(partition);
                 }
                 Some(owner)
-                    if owner == target || self.revoking.contains(&partition) || random.chance(600) => {}
+                    if owner == target
+                        || self.revoking.contains(&partition)
+                        || (steer.is_none_or(|steer| steer.allows(owner)) && random.chance(600)) => {}
                 Some(owner) => {
                     self.revoking.insert(partition);
                     lost.entry(owner).or_default().push(partition);

@@ -3,15 +3,16 @@
 
 use std::sync::Arc;
 
-use processor::broker::{BrokerError, Commit, Committed, Journal};
-use processor::fold::Effect;
+use processor::broker::{BrokerError, Commit, Committed, Journal, Refusals};
+use processor::fold::{Action, Effect};
 use processor::journal::{Entry, JournalRecord};
 
 use crate::defects::Planted;
+use crate::env::Env;
 use crate::group::Generation;
 use crate::kafka::{Body, EffectRecord, Refusal, Tid, Topic, Tp};
 use crate::log::failed;
-use crate::world::{Env, Inner};
+use crate::world::Inner;
 
 /// How long a replay waits for the last stable offset.
 const REPLAY_STALL_MS: i64 = 30_000;
@@ -73,7 +74,7 @@ impl SimJournal {
         let held = |(topic, _): Tp| match topic {
             Topic::Output(_) | Topic::Dead(_) => w.plan.has(Planted::JournalBeforeOutputs),
             Topic::Journal(_) => w.plan.has(Planted::OffsetsBeforeJournal),
-            Topic::Log | Topic::Offsets(_) => false,
+            Topic::Log | Topic::Offsets(_) | Topic::Snapshots(_) => false,
         };
         let mut sent: Vec<(Tp, Body)> = self.buffer.drain(..count.min(self.buffer.len())).collect();
         let kept: Vec<(Tp, Body)> = sent.extract_if(.., |(tp, _)| held(*tp)).collect();
@@ -103,11 +104,18 @@ impl SimJournal {
         }
     }
 
-    fn effect(&mut self, topic: Topic, partition: i32, effect: &Effect) -> Result<(), BrokerError> {
+    fn effect(
+        &mut self,
+        topic: Topic,
+        partition: i32,
+        effect: &Effect,
+        refused: Option<String>,
+    ) -> Result<(), BrokerError> {
         let record = EffectRecord {
             position: effect.position,
             event_offset: effect.event_offset,
             frame: effect.frame.clone(),
+            refused,
         };
         self.send((topic, partition), Body::Effect(record))
     }
@@ -243,15 +251,16 @@ impl Journal for SimJournal {
     }
 
     fn output(&mut self, _: &str, partition: i32, effect: &Effect) -> Result<(), BrokerError> {
-        self.env.enter("journal.output", true);
-        self.effect(Topic::Output(self.env.pipeline), partition, effect)
+        self.env.enter("journal.output", false);
+        self.effect(Topic::Output(self.env.pipeline), partition, effect, None)
     }
 
     fn dead_letter(&mut self, partition: i32, effect: &Effect, reason: &str) -> Result<(), BrokerError> {
         self.env.enter("journal.dead_letter", true);
         let at = effect.position;
         self.env.lock().note(|| format!("dead letter {partition} {at}: {reason}"));
-        self.effect(Topic::Dead(self.env.pipeline), partition, effect)
+        let refused = (!matches!(effect.action, Action::DeadLetter(_))).then(|| reason.to_owned());
+        self.effect(Topic::Dead(self.env.pipeline), partition, effect, refused)
     }
 
     fn settle(&mut self) -> Result<Vec<(i32, i64)>, BrokerError> {
@@ -345,7 +354,9 @@ impl Journal for SimJournal {
                     .take_while(|(n, _)| *n <= until)
                     .filter_map(|(n, e)| match &e.body {
                         Body::Journal(value) => Some((n, value.clone())),
-                        Body::Log(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
+                        Body::Log(_) | Body::Chunk(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => {
+                            None
+                        }
                     })
                     .collect();
             }
@@ -373,8 +384,68 @@ impl Journal for SimJournal {
         let journal = w.kafka.partition((Topic::Journal(self.env.pipeline), partition));
         let of = |(n, entry): (usize, &crate::kafka::Entry)| match &entry.body {
             Body::Journal(value) => Some((i64::try_from(n).ok()?, value.to_vec())),
-            Body::Log(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
+            Body::Log(_) | Body::Chunk(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
         };
         Ok(journal.visible(0).find_map(of))
+    }
+
+    fn chunk(&mut self, partition: i32, chunk: &[u8]) -> Result<(), BrokerError> {
+        self.env.enter("journal.chunk", true);
+        self.send((Topic::Snapshots(self.env.pipeline), partition), Body::Chunk(Arc::from(chunk)))
+    }
+
+    fn snapshots_end(&mut self, partition: i32) -> Result<i64, BrokerError> {
+        let mut w = self.env.lock();
+        let rate = w.plan.rates.kafka;
+        if w.fault(rate / 2) {
+            return Err(failed("snapshots' end"));
+        }
+        let end = w.kafka.partition((Topic::Snapshots(self.env.pipeline), partition)).stable();
+        Ok(i64::try_from(end).unwrap_or(-1))
+    }
+
+    fn chunks(&mut self, partition: i32, each: &mut dyn FnMut(i64, &[u8])) -> Result<(), BrokerError> {
+        self.env.enter("journal.chunks", false);
+        let mut w = self.env.lock();
+        let rate = w.plan.rates.kafka;
+        if w.fault(rate / 2) {
+            return Err(failed("chunks"));
+        }
+        for (n, entry) in w.kafka.partition((Topic::Snapshots(self.env.pipeline), partition)).visible(0) {
+            if let Body::Chunk(value) = &entry.body {
+                each(i64::try_from(n).unwrap_or(-1), value);
+            }
+        }
+        Ok(())
+    }
+
+    fn trim(&mut self, partition: i32, journal: i64, snapshots: i64) -> Result<(), BrokerError> {
+        let pipeline = self.env.pipeline;
+        for (topic, below) in [(Topic::Journal(pipeline), journal), (Topic::Snapshots(pipeline), snapshots)] {
+            self.env.enter("journal.trim", true);
+            let mut w = self.env.lock();
+            let rate = w.plan.rates.kafka;
+            if w.fault(rate / 2) {
+                return Err(failed("trim: not done"));
+            }
+            w.note(|| format!("{topic:?} {partition} trimmed to {below}"));
+            w.kafka.delete_below((topic, partition), below);
+        }
+        Ok(())
+    }
+
+    fn refusals(&mut self, partition: i32) -> Result<Refusals, BrokerError> {
+        self.env.enter("journal.refusals", false);
+        let mut w = self.env.lock();
+        let rate = w.plan.rates.kafka;
+        if w.fault(rate / 2) {
+            return Err(failed("refusals"));
+        }
+        let dead = w.kafka.partition((Topic::Dead(self.env.pipeline), partition));
+        let of = |(_, entry): (usize, &crate::kafka::Entry)| match &entry.body {
+            Body::Effect(record) => Some((record.position, record.refused.clone()?)),
+            Body::Log(_) | Body::Journal(_) | Body::Chunk(_) | Body::Offsets(_) | Body::Marker => None,
+        };
+        Ok(dead.visible(0).filter_map(of).collect())
     }
 }

@@ -19,6 +19,8 @@ pub enum Topic {
     Log,
     /// A pipeline's journal.
     Journal(usize),
+    /// A pipeline's snapshots.
+    Snapshots(usize),
     /// The output topic of a Kafka sink.
     Output(usize),
     /// Dead letters.
@@ -50,6 +52,8 @@ pub struct EffectRecord {
     pub event_offset: i64,
     /// The event.
     pub frame: Frame,
+    /// Why the sink refused it, if it did.
+    pub refused: Option<String>,
 }
 
 /// A record's content.
@@ -59,6 +63,8 @@ pub enum Body {
     Log(Arc<LogRecord>),
     /// In a journal.
     Journal(Arc<[u8]>),
+    /// In the snapshots.
+    Chunk(Arc<[u8]>),
     /// In an output or dead-letter topic.
     Effect(EffectRecord),
     /// Committed offsets.
@@ -112,6 +118,12 @@ impl Partition {
             .enumerate()
             .map(move |(n, e)| (from + n, e))
             .filter(|(_, e)| self.is_visible(e))
+    }
+
+    /// As [`Partition::visible`], with the records that were deleted since.
+    pub fn ever_visible(&self) -> impl Iterator<Item = (usize, &Entry)> {
+        let until = self.stable();
+        self.entries.iter().take(until).enumerate().filter(|(_, e)| self.is_visible(e))
     }
 
     /// Whether a transaction is open here.
@@ -210,6 +222,14 @@ impl Kafka {
     /// Deletes a partition and makes it anew.
     pub fn recreate(&mut self, tp: Tp) {
         self.partitions.remove(&tp);
+    }
+
+    /// `DeleteRecords`.
+    pub fn delete_below(&mut self, tp: Tp, offset: i64) {
+        let partition = self.partition(tp);
+        // The offset -1 means the end.
+        let offset = usize::try_from(offset).unwrap_or(partition.entries.len());
+        partition.low = partition.low.max(offset.min(partition.entries.len()));
     }
 
     /// `InitProducerId`: fences the former producer and aborts what it left open.
@@ -333,7 +353,7 @@ impl Kafka {
         let offsets = self.partition((Topic::Offsets(pipeline), 0));
         let of = |entry: &Entry| match &entry.body {
             Body::Offsets(commits) => commits.iter().find(|c| c.partition == partition).copied(),
-            Body::Log(_) | Body::Journal(_) | Body::Effect(_) | Body::Marker => None,
+            Body::Log(_) | Body::Journal(_) | Body::Chunk(_) | Body::Effect(_) | Body::Marker => None,
         };
         let open: BTreeSet<usize> = offsets.open.keys().copied().collect();
         let unstable =

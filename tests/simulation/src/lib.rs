@@ -2,13 +2,14 @@
 //! Kafka with transactions and groups, sinks, disks, clocks, senders and instances that crash, stall and come
 //! back. Afterwards all is healed, and an oracle outside of the fold's code checks what came of each event.
 //!
-//! Reading order: [`plan`] (what a schedule is about) → [`world`] (who calls whom) → [`ticks`] (what happens)
-//! → the surroundings ([`kafka`], [`group`], [`log`], [`journal`], [`sink`], [`disk`], [`senders`]) →
-//! [`oracle`] with its [`model`] → [`acts`] → [`defects`].
+//! Reading order: [`plan`] (what a schedule is about) → [`world`] (who calls whom) → [`env`] (what happens to a
+//! call) → [`ticks`] (what happens else) → the surroundings ([`kafka`], [`group`], [`log`], [`journal`], [`sink`], [`disk`], [`senders`]) →
+//! [`oracle`] with its [`model`] and [`rules`] → [`acts`] → [`defects`] → [`shrink`].
 
 pub mod acts;
 pub mod defects;
 pub mod disk;
+pub mod env;
 pub mod events;
 pub mod group;
 pub mod journal;
@@ -18,7 +19,9 @@ pub mod model;
 pub mod oracle;
 pub mod plan;
 pub mod random;
+pub mod rules;
 pub mod senders;
+pub mod shrink;
 pub mod sink;
 pub mod ticks;
 pub mod time;
@@ -28,6 +31,7 @@ use std::sync::Arc;
 
 use crate::defects::Planted;
 use crate::plan::Plan;
+use crate::rules::{Rule, Violation};
 use crate::world::World;
 
 /// Turns of a healed world until it must be at rest.
@@ -37,21 +41,35 @@ const REST_TURNS_MAX: usize = 2_500;
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// What must not have happened; empty when all is well.
-    pub violations: Vec<String>,
+    pub violations: Vec<Violation>,
     /// Every step, where asked for.
     pub trace: Vec<String>,
     /// Calls that lanes made.
     pub calls: u64,
 }
 
+impl Report {
+    /// The rule that was violated first.
+    #[must_use]
+    pub fn broken(&self) -> Option<Rule> {
+        self.violations.first().map(|violation| violation.rule)
+    }
+}
+
 /// Runs the schedule of a seed. The same seed and defect give the same steps.
 #[must_use]
 pub fn run(seed: u64, planted: Option<Planted>, trace: bool) -> Report {
-    processor::defect::plant(match planted {
+    run_plan(Plan::draw(seed, planted), seed, trace)
+}
+
+/// Runs a schedule that was drawn from a seed, and perhaps cut down since.
+#[must_use]
+pub fn run_plan(plan: Plan, seed: u64, trace: bool) -> Report {
+    processor::defect::plant(match plan.planted {
         Some(Planted::Code(defect)) => Some(defect),
         Some(_) | None => None,
     });
-    let world = World::new(Plan::draw(seed, planted), seed, trace);
+    let world = World::new(plan, seed, trace);
     play(&world);
     world.end();
     processor::defect::plant(None);
@@ -63,15 +81,8 @@ pub fn run(seed: u64, planted: Option<Planted>, trace: bool) -> Report {
 fn play(world: &Arc<World>) {
     let (ticks, count) = {
         let mut w = world.lock();
-        let plan = format!("{:?}", w.plan.rates);
-        let shape: Vec<_> = w
-            .plan
-            .pipelines
-            .iter()
-            .map(|p| (p.instances, p.lanes, p.kafka_sink, p.checkpoint_interval, p.checkpoint_records_max))
-            .collect();
-        let (partitions, unfenced) = (w.plan.partitions, w.plan.unfenced_group);
-        w.note(|| format!("{partitions} partitions, pipelines {shape:?}, {plan}, unfenced {unfenced}"));
+        let plan = w.plan.to_string();
+        w.note(|| plan);
         (w.plan.ticks, w.processes.len())
     };
     for process in 0..count {
@@ -111,27 +122,41 @@ pub(crate) fn come_to_rest(world: &Arc<World>) -> bool {
         }
         if turn % 8 == 7 {
             w.pass(300);
-            if oracle::is_at_rest(&mut w) {
+            if oracle::unrest(&mut w).is_none() {
                 return true;
             }
         }
     }
     let mut w = world.lock();
-    let why: Vec<String> = w.processes.iter().flat_map(|p| p.health.problems()).collect();
-    w.violation(format!("does not come to rest: {why:?}"));
+    let what = oracle::unrest(&mut w).unwrap_or_default();
+    let said: Vec<String> = w.processes.iter().flat_map(|p| p.health.problems()).collect();
+    w.violation(Rule::Rest, format!("{what}; said: {said:?}"));
     false
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test: a panic is its way to fail")]
 mod tests {
     use super::*;
+
+    /// Promise: a schedule that fails is cut down to one that breaks the same rule, and each of its steps is shown.
+    #[test]
+    fn a_failing_schedule_is_shrunk() {
+        let planted = Some(Planted::DeduplicatedBeforeAppend);
+        let failing = (0..200).find(|seed| run(*seed, planted, false).broken().is_some()).unwrap();
+        let before = Plan::draw(failing, planted);
+        let (plan, report) = shrink::shrink(failing, before.clone());
+        assert_eq!(report.broken(), Some(Rule::Durable));
+        assert!(plan.traffic.len() < before.traffic.len() && !report.trace.is_empty());
+        assert_eq!(run_plan(plan, failing, true).trace, report.trace);
+    }
 
     /// Promise: a seed replays exactly.
     #[test]
     fn the_same_seed_gives_the_same_steps() {
         for seed in 0..5 {
             let (one, two) = (run(seed, None, true), run(seed, None, true));
-            assert_eq!(one.violations, Vec::<String>::new(), "seed {seed}");
+            assert_eq!(one.violations, [], "seed {seed}");
             assert_eq!(one.trace, two.trace, "seed {seed}");
         }
     }

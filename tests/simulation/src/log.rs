@@ -9,9 +9,11 @@ use processor::control::Control;
 use processor::fold::Record;
 
 use crate::defects::Planted;
+use crate::env::Env;
 use crate::events::control_record;
 use crate::kafka::{Body, Entry, Topic};
-use crate::world::{Env, Inner};
+use crate::rules::Rule;
+use crate::world::Inner;
 
 /// A lane's reader.
 pub struct SimLog {
@@ -47,7 +49,10 @@ impl SimLog {
         for (partition, from) in started {
             let log = w.kafka.partition((Topic::Log, partition));
             if log.is_held_up() {
-                w.violation(format!("an open transaction holds up every reader of log {partition}"));
+                w.violation(
+                    Rule::OpenLog,
+                    format!("an open transaction holds up every reader of log {partition}"),
+                );
                 return None;
             }
             let found: Vec<(usize, Record)> =
@@ -79,11 +84,18 @@ fn record(offset: usize, entry: &Entry) -> Option<Record> {
             time_ms: entry.time_ms,
             frame: record.frame.clone(),
         }),
-        Body::Journal(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
+        Body::Journal(_) | Body::Chunk(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
     }
 }
 
 impl Log for SimLog {
+    fn renew(&mut self) -> Result<(), BrokerError> {
+        self.env.enter("log.renew", false);
+        self.started.clear();
+        self.queue.clear();
+        Ok(())
+    }
+
     fn start(&mut self, partition: i32, offset: i64) -> Result<(), BrokerError> {
         self.env.enter("log.start", false);
         self.stop(partition);
@@ -173,6 +185,8 @@ impl Log for SimLog {
                 return Err(failed("append, not done"));
             }
             let now = w.now_ms;
+            let under_way = w.fault(rate);
+            let due_ms = now + w.random.between(0, 10_000);
             let Some(record) = control_record(key, control, crate::world::WALL_START_MS + now) else {
                 return Err(failed("control record"));
             };
@@ -180,6 +194,10 @@ impl Log for SimLog {
             w.note(|| format!("appends to log {partition}: {control:?}"));
             let body = Body::Log(std::sync::Arc::new(record));
             let tp = (Topic::Log, partition);
+            if under_way {
+                w.delayed_appends.push((due_ms, tp, body));
+                return Err(failed("append, under way"));
+            }
             if w.plan.has(Planted::ControlInTransaction) {
                 let tid = (self.env.pipeline, 1_000 + self.env.process, self.env.lane);
                 while w.kafka.init(tid).is_err() {

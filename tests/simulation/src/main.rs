@@ -1,4 +1,5 @@
 //! `tests/run simulation`: schedules in two threads, then each deliberate defect until a schedule catches it.
+//! The last line is JSON; the exit code is 1 where a schedule fails or a defect is not caught.
 #![allow(clippy::print_stdout, reason = "a command that reports on its standard output")]
 
 use std::process::ExitCode;
@@ -8,7 +9,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use simulation::defects::{ALL, Planted};
-use simulation::run;
+use simulation::plan::Plan;
+use simulation::shrink::shrink;
+use simulation::{Report, run, run_plan};
 
 /// Lines of the trace that are shown of a failure.
 const TRACE_LINES: usize = 60;
@@ -28,6 +31,9 @@ struct Args {
     /// Shows every step of a replayed schedule.
     #[arg(long)]
     trace: bool,
+    /// Does not cut a failing schedule down.
+    #[arg(long)]
+    as_drawn: bool,
     /// Plants the defect of this number (see the list that a run prints).
     #[arg(long)]
     defect: Option<usize>,
@@ -43,54 +49,75 @@ fn main() -> ExitCode {
     let args = Args::parse();
     // A panic of the lane's own is a violation, reported with its seed.
     std::panic::set_hook(Box::new(|_| {}));
-    let planted = args.defect.and_then(|n| ALL.get(n)).map(|(planted, _)| *planted);
-    if let Some(seed) = args.seed {
-        return replay(seed, planted, args.trace);
-    }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis();
-    let base = args.base_seed.unwrap_or_else(|| u64::try_from(now % 1_000_000_000).unwrap_or(0) * 100_000);
-    println!("base seed {base}");
-    let started = Instant::now();
-    let mut failed = None;
-    if !args.only_defects && planted.is_none() {
-        failed = schedules(base, args.schedules, args.threads);
-        let seconds = started.elapsed().as_secs_f64();
-        match failed {
-            None => println!("{} schedules from seed {base} in {seconds:.1} s: all is well", args.schedules),
-            Some(seed) => println!("seed {seed} fails, after {seconds:.1} s"),
+    let planted = match args.defect.map(|n| ALL.get(n)) {
+        Some(None) => {
+            println!("there are the defects 0 to {}", ALL.len() - 1);
+            return ExitCode::from(2);
         }
+        Some(Some((planted, _))) => Some(*planted),
+        None => None,
+    };
+    match args.seed {
+        Some(seed) => replay(seed, planted, &args),
+        None => suite(planted, &args),
     }
-    if let Some(seed) = failed {
-        replay(seed, None, false);
-        return ExitCode::FAILURE;
-    }
-    let caught = defects(base, args.schedules, args.threads, planted);
-    let seconds = started.elapsed().as_secs_f64();
-    let count = if planted.is_some() { 1 } else { ALL.len() };
-    let schedules = if args.only_defects || planted.is_some() { 0 } else { args.schedules };
-    let line = serde_json::json!({
-        "schedules": schedules, "seconds": (seconds * 10.0).round() / 10.0, "defects": count, "caught": caught,
-    });
-    println!("{line}");
-    if caught == count { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs one schedule and says what was wrong with it.
-fn replay(seed: u64, planted: Option<Planted>, whole: bool) -> ExitCode {
-    let report = run(seed, planted, true);
-    let skip = if whole { 0 } else { report.trace.len().saturating_sub(TRACE_LINES) };
-    for line in report.trace.iter().skip(skip) {
-        println!("{line}");
+/// The schedules, then the defects. The last line is JSON.
+fn suite(planted: Option<Planted>, args: &Args) -> ExitCode {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis();
+    let base = args.base_seed.unwrap_or_else(|| u64::try_from(now % 1_000_000_000).unwrap_or(0) * 100_000);
+    let started = Instant::now();
+    let count = if args.only_defects || planted.is_some() { 0 } else { args.schedules };
+    println!("{count} schedules of seeds {base} to {}", base + count.saturating_sub(1));
+    let failed = schedules(base, count, args.threads);
+    let list: Vec<_> = match failed {
+        Some(seed) => {
+            replay(seed, None, args);
+            Vec::new()
+        }
+        None => ALL.iter().enumerate().filter(|(_, (p, _))| planted.is_none_or(|only| only == *p)).collect(),
+    };
+    if count > 0 && failed.is_none() {
+        println!("all is well, in {:.1} s", started.elapsed().as_secs_f64());
     }
-    if report.violations.is_empty() {
+    let caught = defects(&list, base, args.schedules, args.threads);
+    let seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+    let line = serde_json::json!({
+        "schedules": count, "seconds": seconds, "defects": list.len(), "caught": caught,
+    });
+    println!("{line}");
+    if failed.is_none() && caught == list.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs one schedule and says what was wrong with it; one that fails is cut down first.
+fn replay(seed: u64, planted: Option<Planted>, args: &Args) -> ExitCode {
+    let drawn = Plan::draw(seed, planted);
+    let report = run_plan(drawn.clone(), seed, true);
+    let Some(first) = report.violations.first() else {
+        show(&report, if args.trace { usize::MAX } else { 0 });
         println!("seed {seed}: all is well, {} calls", report.calls);
         return ExitCode::SUCCESS;
-    }
+    };
+    println!("seed {seed} fails: {first}");
+    let (plan, report) = if args.as_drawn { (drawn, report) } else { shrink(seed, drawn) };
+    println!(
+        "{}: {plan}",
+        if args.as_drawn { "as drawn" } else { "cut down as far as the same rule is broken" }
+    );
+    show(&report, if args.trace { usize::MAX } else { TRACE_LINES });
     for violation in &report.violations {
         println!("seed {seed}: {violation}");
     }
-    println!("every step: simulation --seed {seed} --trace");
+    let defect = args.defect.map(|n| format!(" --defect {n}")).unwrap_or_default();
+    println!("every step: tests/run simulation -- --seed {seed}{defect} --trace");
     ExitCode::FAILURE
+}
+
+fn show(report: &Report, lines: usize) {
+    for line in report.trace.iter().skip(report.trace.len().saturating_sub(lines)) {
+        println!("{line}");
+    }
 }
 
 /// Runs the schedules; the first seed that fails, if one does.
@@ -118,10 +145,8 @@ fn schedules(base: u64, count: u64, threads: usize) -> Option<u64> {
 }
 
 /// Plants each defect until a schedule catches it; how many were caught.
-fn defects(base: u64, count: u64, threads: usize, only: Option<Planted>) -> usize {
-    let list: Vec<_> =
-        ALL.iter().enumerate().filter(|(_, (p, _))| only.is_none_or(|only| only == *p)).collect();
-    let (next, caught, lines) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Vec::new()));
+fn defects(list: &[(usize, &(Planted, &str))], base: u64, count: u64, threads: usize) -> usize {
+    let (next, lines) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
@@ -129,27 +154,27 @@ fn defects(base: u64, count: u64, threads: usize, only: Option<Planted>) -> usiz
                     // Caught is what fails with the defect and passes without it.
                     let found = (base..base + count).find_map(|seed| {
                         let violation = run(seed, Some(*planted), false).violations.into_iter().next()?;
-                        run(seed, None, false).violations.is_empty().then_some((seed, violation))
+                        run(seed, None, false).violations.is_empty().then_some((seed, violation.rule))
                     });
-                    let line = match &found {
-                        Some((seed, violation)) => {
-                            caught.fetch_add(1, Ordering::Relaxed);
-                            let first = violation.lines().next().unwrap_or_default();
-                            format!("caught by seed {seed} (number {}): {first}", seed - base + 1)
-                        }
-                        None => format!("NOT CAUGHT in {count} schedules"),
-                    };
                     if let Ok(mut lines) = lines.lock() {
-                        lines.push((*number, format!("defect {number:>2} {what}: {line}")));
+                        lines.push((*number, *what, found));
                     }
                 }
             });
         }
     });
     let mut lines = lines.into_inner().unwrap_or_default();
-    lines.sort();
-    for (_, line) in lines {
-        println!("{line}");
+    lines.sort_by_key(|(number, ..)| *number);
+    for (number, what, found) in &lines {
+        match found {
+            Some((seed, rule)) => {
+                println!(
+                    "defect {number:>2} {what}: caught by seed {seed} (number {}): {rule}",
+                    seed - base + 1
+                );
+            }
+            None => println!("defect {number:>2} {what}: NOT CAUGHT in {count} schedules"),
+        }
     }
-    caught.into_inner()
+    lines.iter().filter(|(_, _, found)| found.is_some()).count()
 }

@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use processor::fold::{State, decide};
-use processor::journal::{Entry as JournalEntry, JournalRecord, Mark, Replay};
+use processor::journal::{Mark, Replay};
 use processor::position::Position;
 
 use crate::kafka::{Body, Topic};
 use crate::model::{End, Input, Must, Outcome};
+use crate::rules::Rule;
 use crate::world::{Inner, World};
 
 /// Follows a partition's journal from its start.
@@ -18,7 +19,7 @@ use crate::world::{Inner, World};
 pub fn journal(w: &mut Inner, pipeline: usize, partition: i32) -> Result<Replay, String> {
     let mut replay = Replay::new(State::new(0), Mark::START);
     for (offset, value) in journal_records(w, pipeline, partition) {
-        replay.take(offset, &value).map_err(|e| format!("p{pipeline} partition {partition}: {e}"))?;
+        replay.take(offset, &value).map_err(|e| e.to_string())?;
     }
     Ok(replay)
 }
@@ -27,15 +28,18 @@ fn journal_records(w: &mut Inner, pipeline: usize, partition: i32) -> Vec<(i64, 
     let journal = w.kafka.partition((Topic::Journal(pipeline), partition));
     let of = |(n, e): (usize, &crate::kafka::Entry)| match &e.body {
         Body::Journal(value) => Some((i64::try_from(n).ok()?, value.to_vec())),
-        Body::Log(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
+        Body::Log(_) | Body::Chunk(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
     };
-    journal.visible(0).filter_map(of).collect()
+    journal.ever_visible().filter_map(of).collect()
 }
 
-/// Whether everything was sent, folded and made final, and no gap is open.
-pub fn is_at_rest(w: &mut Inner) -> bool {
-    if !w.senders.are_done() || w.kafka.is_held_up() {
-        return false;
+/// What keeps the world from rest; `None` where everything was sent, folded and made final, and no gap is open.
+pub fn unrest(w: &mut Inner) -> Option<String> {
+    if !w.senders.are_done() || !w.delayed_appends.is_empty() {
+        return Some("something is still being sent".to_owned());
+    }
+    if w.kafka.is_held_up() {
+        return Some("a transaction is open".to_owned());
     }
     for pipeline in 0..w.groups.len() {
         for partition in 0..w.plan.partitions {
@@ -43,17 +47,19 @@ pub fn is_at_rest(w: &mut Inner) -> bool {
             let committed = w.kafka.committed(pipeline, partition).flatten().map_or(-1, |c| c.offset);
             // A zombie's commit that was taken can move the offset back; the journal wins.
             if committed < end && !w.plan.unfenced_group {
-                return false;
+                return Some(format!("p{pipeline} partition {partition}: {committed} of {end} is committed"));
             }
             // A journal that cannot be followed is for the check to report.
-            if let Ok(replay) = journal(w, pipeline, partition)
-                && (replay.state.gaps_open() > 0 || replay.state.head().next_offset < end)
-            {
-                return false;
+            let Ok(replay) = journal(w, pipeline, partition) else { continue };
+            let (gaps, next) = (replay.state.gaps_open(), replay.state.head().next_offset);
+            if gaps > 0 || next < end {
+                return Some(format!(
+                    "p{pipeline} partition {partition}: the journal is at {next} of {end}, {gaps} gaps are open"
+                ));
             }
         }
     }
-    true
+    None
 }
 
 fn log_end(w: &mut Inner, partition: i32) -> i64 {
@@ -72,7 +78,9 @@ pub fn check(world: &World) {
                 Ok((bytes, mark)) => {
                     states.insert((pipeline, partition), (bytes, mark));
                 }
-                Err(text) => w.violation(format!("p{pipeline} partition {partition}: {text}")),
+                Err((rule, text)) => {
+                    w.violation(rule, format!("p{pipeline} partition {partition}: {text}"));
+                }
             }
         }
     }
@@ -91,7 +99,7 @@ pub fn check(world: &World) {
             {
                 let text =
                     format!("the store of process {process} partition {partition} is not the journal's");
-                world.lock().violation(text);
+                world.lock().violation(Rule::Store, text);
             }
         }
     }
@@ -122,15 +130,16 @@ fn check_acknowledged(w: &mut Inner) {
     for n in w.senders.acknowledged.clone() {
         let Some(event) = w.senders.event(n).cloned() else { continue };
         if !found.contains(&event.identity()) {
-            w.violation(format!("acknowledged, and not in the log: {event:?}"));
+            w.violation(Rule::Durable, format!("acknowledged, and not in the log: {event:?}"));
         }
     }
 }
 
 type Checked = (Vec<u8>, Mark);
+type Broken = (Rule, String);
 
-fn check_partition(w: &mut Inner, pipeline: usize, partition: i32) -> Result<Checked, String> {
-    let replay = journal(w, pipeline, partition)?;
+fn check_partition(w: &mut Inner, pipeline: usize, partition: i32) -> Result<Checked, Broken> {
+    let replay = journal(w, pipeline, partition).map_err(|text| (Rule::Journal, text))?;
     let refused = refusals(w, pipeline, partition);
     let name = w.plan.pipelines.get(pipeline).map(|p| p.name.clone()).unwrap_or_default();
     let log = w.kafka.partition((Topic::Log, partition));
@@ -139,61 +148,46 @@ fn check_partition(w: &mut Inner, pipeline: usize, partition: i32) -> Result<Che
         .visible(0)
         .filter_map(|(n, e)| match &e.body {
             Body::Log(record) => Some((i64::try_from(n).ok()?, e.time_ms, record.clone())),
-            Body::Journal(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
+            Body::Journal(_) | Body::Chunk(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
         })
         .collect();
     log.low = low;
     let input: Vec<Input<'_>> = owned.iter().map(|(n, time, record)| (*n, *time, &**record)).collect();
     let outcome = crate::model::read(&input, &name, &refused);
-    check_totals(&input, &outcome, &replay.state)?;
-    check_effects(w, pipeline, partition, &input, &outcome)?;
+    check_totals(&input, &outcome, &replay.state).map_err(|text| (Rule::Books, text))?;
+    check_effects(w, pipeline, partition, &input, &outcome).map_err(|text| (Rule::OnceInOrder, text))?;
     // A refusal that no effect met, or that the sink never spoke, is one too many.
     let met: BTreeSet<Position> =
         outcome.effects.iter().filter(|e| e.must == Must::Refused).map(|e| e.position).collect();
     if met != refused {
-        return Err(format!("refusals in the journal {refused:?}, met by the log {met:?}"));
+        return Err((Rule::Refusals, format!("refusals in the journal {refused:?}, met by the log {met:?}")));
     }
     for effect in outcome.effects.iter().filter(|e| e.must == Must::Refused) {
         let spoken =
             w.sinks.get(pipeline).is_some_and(|db| db.refused.contains(&(partition, effect.event_offset)));
         if !spoken {
-            return Err(format!(
-                "{} dead-lettered as refused, but the sink never refused it alone",
-                effect.position
-            ));
+            let at = effect.position;
+            return Err((Rule::Refusals, format!("{at} dead-lettered, but the sink never refused it alone")));
         }
     }
-    let fresh = fold(&input, &name, &refused)?;
+    let fresh = fold(&input, &name, &refused).map_err(|text| (Rule::Fold, text))?;
     if whole(&fresh) != whole(&replay.state) {
-        return Err(format!(
-            "the journal's state is not a fresh fold of the log:\n  {:?}\n  {:?}",
-            replay.state.whole(),
-            fresh.whole()
+        let (found, expected) = (replay.state.whole(), fresh.whole());
+        return Err((
+            Rule::Fold,
+            format!("the journal's state:\n  {found:?}\na fresh fold:\n  {expected:?}"),
         ));
     }
     Ok((whole(&replay.state), replay.mark))
 }
 
-/// What the journal's counted records say was refused.
+/// What the sink refused, by the dead letters: they are kept where a journal is lost or trimmed.
 fn refusals(w: &mut Inner, pipeline: usize, partition: i32) -> BTreeSet<Position> {
-    let mut replay = Replay::new(State::new(0), Mark::START);
-    let mut refused = BTreeSet::new();
-    for (offset, value) in journal_records(w, pipeline, partition) {
-        let before = replay.mark;
-        if replay.take(offset, &value).is_ok()
-            && replay.mark != before
-            && let Ok(Some(JournalRecord { entry: JournalEntry::Refusal { position, .. }, .. })) =
-                JournalRecord::decode(offset, &value)
-        {
-            refused.insert(position);
-        }
-    }
-    refused
-}
-
-/// Whether a partition's journal has refusals.
-pub fn has_refusals(w: &mut Inner, pipeline: usize, partition: i32) -> bool {
-    !refusals(w, pipeline, partition).is_empty()
+    let of = |(_, e): (usize, &crate::kafka::Entry)| match &e.body {
+        Body::Effect(e) => e.refused.is_some().then_some(e.position),
+        Body::Log(_) | Body::Journal(_) | Body::Chunk(_) | Body::Offsets(_) | Body::Marker => None,
+    };
+    w.kafka.partition((Topic::Dead(pipeline), partition)).visible(0).filter_map(of).collect()
 }
 
 /// The offsets of the journal's records that count.
@@ -282,7 +276,7 @@ fn committed_effects(
 ) -> Vec<(Position, i64, processor::frame::Frame)> {
     let of = |(_, e): (usize, &crate::kafka::Entry)| match &e.body {
         Body::Effect(e) => Some((e.position, e.event_offset, e.frame.clone())),
-        Body::Log(_) | Body::Journal(_) | Body::Offsets(_) | Body::Marker => None,
+        Body::Log(_) | Body::Journal(_) | Body::Chunk(_) | Body::Offsets(_) | Body::Marker => None,
     };
     w.kafka.partition((topic, partition)).visible(0).filter_map(of).collect()
 }

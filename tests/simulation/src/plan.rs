@@ -10,7 +10,7 @@ use crate::events::{self, SimEvent, Traffic};
 use crate::random::Random;
 
 /// How often things go wrong, in 1,000 cases.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rates {
     /// The process dies in a call.
     pub crash: u32,
@@ -26,10 +26,12 @@ pub struct Rates {
     pub slow_commit: u32,
     /// Something in the world changes.
     pub world: u32,
+    /// A marker of a transaction that is being ended is written, at each call of a lane.
+    pub markers: u32,
 }
 
 /// A pipeline.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PipelinePlan {
     /// Its name.
     pub name: String,
@@ -45,6 +47,8 @@ pub struct PipelinePlan {
     pub checkpoint_interval: Duration,
     /// After how many records a checkpoint is made.
     pub checkpoint_records_max: usize,
+    /// After how many bytes of the journal a snapshot is made.
+    pub snapshot_after: u64,
 }
 
 impl PipelinePlan {
@@ -57,6 +61,7 @@ impl PipelinePlan {
             fold: self.folds.get(variant).or(self.folds.first()).cloned().unwrap_or_else(nothing),
             checkpoint_interval: self.checkpoint_interval,
             checkpoint_records_max: self.checkpoint_records_max,
+            snapshot_after: self.snapshot_after,
             output_topic: self.kafka_sink.then(|| format!("out-{pipeline}")),
             names: processor::traces::Names::default(),
         }
@@ -89,7 +94,7 @@ pub enum LastAct {
 }
 
 /// A schedule.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Partitions of the log.
     pub partitions: i32,
@@ -134,6 +139,7 @@ impl Plan {
             store: some(&mut random, 6),
             slow_commit: some(&mut random, 25),
             world: 5 + some(&mut random, 15),
+            markers: random.pick(&[400, 400, 100, 20]).unwrap_or(400),
         };
         if long_stalls {
             rates.stall = rates.stall.clamp(12, 24);
@@ -143,7 +149,7 @@ impl Plan {
         let pipelines = (0..count)
             .map(|n| {
                 let usual = events::usual_config(&mut random, with_dead_letters);
-                let variants = if random.chance(300) { 2 + random.below(2) } else { 1 };
+                let variants = if random.chance(500) { 2 + random.below(2) } else { 1 };
                 PipelinePlan {
                     name: format!("p{n}"),
                     kafka_sink: !unfenced_group && random.chance(if long_stalls { 600 } else { 400 }),
@@ -152,10 +158,11 @@ impl Plan {
                     folds: (0..variants).map(|v| variant(&mut random, &usual, v, unfenced_group)).collect(),
                     checkpoint_interval: Duration::from_millis([20, 100, 500, 2_000][random.below(4)]),
                     checkpoint_records_max: [1, 3, 10, 50][random.below(4)],
+                    snapshot_after: [0, 500, 3_000, u64::MAX][random.below(4)],
                 }
             })
             .collect();
-        let last_act = match random.below(10) {
+        let last_act = match random.below(8) {
             0 => LastAct::OlderSink,
             1 => LastAct::OtherLog,
             2 => LastAct::JournalLost,
@@ -179,6 +186,22 @@ impl Plan {
     #[must_use]
     pub fn has(&self, planted: Planted) -> bool {
         self.planted == Some(planted)
+    }
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} partitions, {} events, {} ticks", self.partitions, self.traffic.len(), self.ticks)?;
+        for p in &self.pipelines {
+            let sink = if p.kafka_sink { "Kafka" } else { "fenced" };
+            let (interval, records) = (p.checkpoint_interval, p.checkpoint_records_max);
+            let (instances, lanes, folds) = (p.instances, p.lanes, p.folds.len());
+            write!(f, "; {} ({sink} sink): {instances} instances of {lanes} lanes, ", p.name)?;
+            write!(f, "{folds} configurations, checkpoints after {interval:?} or {records} records")?;
+        }
+        write!(f, "; per mille: {:?}; last act: {:?}", self.rates, self.last_act)?;
+        let modes = [(self.unfenced_group, "unfenced group"), (self.long_stalls, "long stalls")];
+        modes.iter().filter(|(on, _)| *on).try_for_each(|(_, mode)| write!(f, "; {mode}"))
     }
 }
 

@@ -10,8 +10,10 @@ use processor::position::{Epoch, Fence, Position};
 use processor::sink::{Batch, Sink, SinkError};
 
 use crate::defects::Planted;
+use crate::env::Env;
 use crate::events::POISON;
-use crate::world::{Env, Inner};
+use crate::rules::Rule;
+use crate::world::Inner;
 
 /// An applied effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,7 +149,9 @@ impl SimSink {
         let mut last = batch.from.position;
         for effect in batch.effects {
             if effect.position <= last || effect.action != Action::Apply {
-                self.env.lock().violation(format!("batch out of order at {}", effect.position));
+                self.env
+                    .lock()
+                    .violation(Rule::OnceInOrder, format!("batch out of order at {}", effect.position));
             }
             last = effect.position;
         }
@@ -255,7 +259,10 @@ fn apply(
     }
     let zombie = claimed > from.epoch;
     if zombie {
-        w.violation(format!("an effect by {} after {claimed} claimed partition {partition}", from.epoch));
+        w.violation(
+            Rule::Owner,
+            format!("an effect by {} after {claimed} claimed partition {partition}", from.epoch),
+        );
     }
     w.note(|| format!("sink applies to partition {partition} up to {} by {}", to.position, from.epoch));
     if cut { Err(lost("between effects and fence")) } else { Ok(()) }

@@ -58,6 +58,7 @@ pub fn call_back(w: &mut Inner) {
 
 fn call_back_of(w: &mut Inner, process: usize) {
     let late = w.plan.has(Planted::CommitAfterRevoke);
+    let keeps = w.plan.has(Planted::EmptyAssignIgnored);
     let Inner { processes, groups, .. } = &mut *w;
     let Some(p) = processes.get_mut(process) else { return };
     let Some(group) = groups.get_mut(p.pipeline) else { return };
@@ -85,6 +86,7 @@ fn call_back_of(w: &mut Inner, process: usize) {
     }
     let Some(callback) = p.callbacks.pop_front() else { return };
     match &callback {
+        Callback::Assign(partitions, _) if partitions.is_empty() && keeps => {}
         Callback::Assign(partitions, generation) => {
             for (partition, ticket) in p.tickets.assign(partitions, *generation) {
                 p.owned.insert(partition);

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use processor::clock::Clock;
 
-use crate::world::{Env, WALL_START_MS};
+use crate::env::Env;
+use crate::world::WALL_START_MS;
 
 /// An instance's clock.
 pub struct SimClock {

@@ -5,7 +5,7 @@
 //! shipped traits ask.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use processor::fold::State;
@@ -15,12 +15,14 @@ use processor::tickets::Tickets;
 use shared::admin::Health;
 
 use crate::disk::{Disk, SimStores};
+use crate::env::{Death, Env};
 use crate::group::{Callback, Generation, Group};
 use crate::journal::SimJournal;
-use crate::kafka::{Kafka, Tid};
+use crate::kafka::{Body, Kafka, Tid, Tp};
 use crate::log::SimLog;
 use crate::plan::Plan;
 use crate::random::Random;
+use crate::rules::{Rule, Violation};
 use crate::senders::Senders;
 use crate::sink::Database;
 use crate::time::SimClock;
@@ -30,12 +32,6 @@ pub type SimLane = Lane<SimLog, SimJournal, SimStores, SimClock>;
 
 /// The wall clock at the start, milliseconds since 1970.
 pub const WALL_START_MS: i64 = 1_767_225_600_000;
-
-/// How deep stalls nest: a stalled lane, within whose stall another one stalls.
-const DEPTH_MAX: usize = 2;
-
-/// The payload of the unwinding by which a process dies.
-pub struct Death;
 
 /// An instance of a pipeline: a process that dies and starts again under the same name.
 pub struct Process {
@@ -91,8 +87,10 @@ pub struct Inner {
     pub broker_skew_ms: Vec<i64>,
     /// The senders.
     pub senders: Senders,
+    /// Appends to the log that are still on their way: when they arrive, where, what.
+    pub delayed_appends: Vec<(i64, Tp, Body)>,
     /// What must not happen, and did.
-    pub violations: Vec<String>,
+    pub violations: Vec<Violation>,
     /// What happened, if somebody wants to know.
     pub trace: Option<Vec<String>>,
     /// Stalls under way.
@@ -113,9 +111,10 @@ impl Inner {
     }
 
     /// Something that must not happen.
-    pub fn violation(&mut self, text: String) {
-        self.note(|| format!("VIOLATION {text}"));
-        self.violations.push(text);
+    pub fn violation(&mut self, rule: Rule, text: String) {
+        let violation = Violation { rule, text };
+        self.note(|| format!("VIOLATION {violation}"));
+        self.violations.push(violation);
     }
 
     /// True in so many of 1,000 cases, while things go wrong.
@@ -138,8 +137,11 @@ impl Inner {
         for (tid, commit, hits) in self.kafka.deliver_delayed(now) {
             self.note(|| format!("a delayed end of {tid:?} arrives: commit {commit}, hits {hits}"));
         }
+        for (tp, offset) in self.land_appends() {
+            self.note(|| format!("a delayed append arrives: {tp:?} offset {offset}"));
+        }
         for tid in self.kafka.ending() {
-            if !self.faults || self.random.chance(400) {
+            if !self.faults || self.random.chance(self.plan.rates.markers) {
                 let pick = self.random.below(8);
                 self.kafka.write_marker(tid, pick, now);
             }
@@ -147,6 +149,18 @@ impl Inner {
         for pipeline in 0..self.sinks.len() {
             crate::sink::land_delayed(self, pipeline);
         }
+    }
+
+    /// Appends that were still on their way, and whose client has given up.
+    fn land_appends(&mut self) -> Vec<(Tp, usize)> {
+        let now = self.now_ms;
+        let due: Vec<_> = self.delayed_appends.extract_if(.., |(at, ..)| *at <= now).collect();
+        due.into_iter()
+            .map(|(_, tp, body)| {
+                let time = self.broker_ms(tp.1);
+                (tp, self.kafka.append(tp, time, body))
+            })
+            .collect()
     }
 
     /// The markers of one producer's former transaction.
@@ -168,19 +182,6 @@ struct Slot {
     process: usize,
     lane: usize,
     content: Option<Box<SimLane>>,
-}
-
-/// A lane's way into the world.
-#[derive(Clone)]
-pub struct Env {
-    world: Arc<World>,
-    /// The instance.
-    pub process: usize,
-    /// The lane's number in it.
-    pub lane: usize,
-    /// The pipeline.
-    pub pipeline: usize,
-    life: u64,
 }
 
 impl World {
@@ -220,6 +221,7 @@ impl World {
             processes,
             broker_skew_ms: vec![0; partitions],
             senders,
+            delayed_appends: Vec::new(),
             violations: Vec::new(),
             trace: trace.then(Vec::new),
             depth: 0,
@@ -269,7 +271,7 @@ impl World {
         w.note(|| format!("p{pipeline}/{number} starts, life {life}, configuration {variant}"));
         drop(w);
         for lane in 0..plan.lanes {
-            let env = Env { world: self.clone(), process, lane, pipeline, life };
+            let env = Env::new(self.clone(), process, lane, pipeline, life);
             let opener = crate::sink::opener(env.clone(), plan.kafka_sink);
             let built = SimLane::new(
                 plan.lane(pipeline, format!("{number}"), variant),
@@ -363,7 +365,7 @@ impl World {
             .cloned()
             .or_else(|| payload.downcast_ref::<&str>().map(|s| (*s).to_owned()))
             .unwrap_or_default();
-        self.lock().violation(format!("the lane panicked: {text}"));
+        self.lock().violation(Rule::Sound, format!("the lane panicked: {text}"));
     }
 
     /// Lets one lane take one turn, after it was told what waits for it, or not yet.
@@ -380,9 +382,11 @@ impl World {
         let (process, number) = (slot.process, slot.lane);
         let Some(mut lane) = slot.content.take() else { return };
         drop(slots);
-        let told = !w.faults || w.random.chance(800);
         let late = w.plan.has(crate::defects::Planted::CommitAfterRevoke);
+        let told = !w.faults || w.random.chance(800);
         let Some(p) = w.processes.get_mut(process) else { return };
+        // Planted, the tickets are invalidated here: another lane of the process may hold them.
+        let told = told && !(late && p.blocked > 0);
         let life = p.life;
         let commands = match p.commands.get_mut(number) {
             Some(commands) if told => std::mem::take(commands),
@@ -431,110 +435,5 @@ impl World {
     pub fn stored(&self, process: usize, partition: i32) -> Option<(State, Mark)> {
         let w = self.lock();
         w.processes.get(process)?.disks.get(&partition)?.state()
-    }
-}
-
-enum Fate {
-    None,
-    Death,
-    Stall { ticks: usize, whole: bool },
-}
-
-impl Env {
-    /// The world's inside.
-    pub fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.world.lock()
-    }
-
-    /// Where each call of a lane begins and ends: time passes, and the caller may die or stand still here.
-    /// `holds` says that the lane may hold tickets, so that its process's callbacks must wait.
-    pub fn enter(&self, call: &str, holds: bool) {
-        match self.fate(call) {
-            Fate::None => {}
-            Fate::Death => {
-                let gone = self.is_gone(&self.lock());
-                if !gone {
-                    self.world.kill(self.process);
-                }
-                resume_unwind(Box::new(Death));
-            }
-            Fate::Stall { ticks, whole } => self.stall(call, ticks, whole, holds),
-        }
-    }
-
-    /// The process dies, and its disks with it.
-    pub fn perish(&self) -> ! {
-        self.world.kill(self.process);
-        if let Some(p) = self.lock().processes.get_mut(self.process) {
-            p.disks.clear();
-        }
-        resume_unwind(Box::new(Death));
-    }
-
-    fn is_gone(&self, w: &Inner) -> bool {
-        w.processes.get(self.process).is_none_or(|p| !p.alive || p.life != self.life)
-    }
-
-    fn fate(&self, call: &str) -> Fate {
-        let mut w = self.lock();
-        w.calls += 1;
-        let ms = w.random.between(0, 2);
-        w.pass(ms);
-        if self.is_gone(&w) {
-            return Fate::Death;
-        }
-        let rates = w.plan.rates;
-        if w.fault(rates.crash) {
-            let process = self.process;
-            w.note(|| format!("process {process} is about to die in {call}"));
-            return Fate::Death;
-        }
-        if w.depth < DEPTH_MAX && w.fault(rates.stall) {
-            let often = if w.plan.long_stalls { 400 } else { 200 };
-            let ticks = match w.random.chance(often) {
-                true if w.plan.long_stalls => 300,
-                true => 60,
-                false => 12,
-            };
-            return Fate::Stall { ticks: 1 + w.random.below(ticks), whole: w.random.chance(500) };
-        }
-        Fate::None
-    }
-
-    fn stall(&self, call: &str, ticks: usize, whole: bool, holds: bool) {
-        self.hold(call, whole, holds, true);
-        for _ in 0..ticks {
-            crate::ticks::tick(&self.world);
-        }
-        self.hold(call, whole, holds, false);
-        let gone = self.is_gone(&self.lock());
-        if gone {
-            resume_unwind(Box::new(Death));
-        }
-    }
-
-    fn hold(&self, call: &str, whole: bool, holds: bool, on: bool) {
-        let mut w = self.lock();
-        let (process, lane) = (self.process, self.lane);
-        let step = |n: u32, by: bool| {
-            if !by {
-                n
-            } else if on {
-                n + 1
-            } else {
-                n.saturating_sub(1)
-            }
-        };
-        if on {
-            w.note(|| format!("process {process} lane {lane} stalls in {call}, wholly: {whole}"));
-            w.depth += 1;
-        } else {
-            w.depth -= 1;
-            w.note(|| format!("process {process} lane {lane} goes on in {call}"));
-        }
-        if let Some(p) = w.processes.get_mut(process).filter(|p| p.life == self.life) {
-            p.frozen = step(p.frozen, whole);
-            p.blocked = step(p.blocked, holds);
-        }
     }
 }

@@ -6,23 +6,17 @@ use std::net::SocketAddr;
 use hookline_tests::kafka::Kafka;
 use hookline_tests::{ports, process};
 
-use crate::common::{Sink, Site, secrets, stderr, text_of};
+use crate::common::{SINK_URL, Sink, Site, secrets, stderr, text_of};
 
 /// What is wrong, the text that is replaced, by what, and what the message has besides the line.
 type Case = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 11] = [
     (
         "an unknown key",
         "drain_timeout = \"10s\"\n\n",
         "drain_timeout = \"10s\"\ncolour = \"blue\"\n\n",
         &["unknown field `colour`", "expected one of", "`body_limit`"],
-    ),
-    (
-        "a secret that is not there",
-        "env:GITHUB_WEBHOOK_SECRET",
-        "env:NOWHERE_TO_BE_FOUND",
-        &["sources.github.secrets", "environment variable NOWHERE_TO_BE_FOUND is not set"],
     ),
     (
         "a secret pasted in",
@@ -113,6 +107,34 @@ fn a_wrong_configuration_is_refused_with_its_place_by_both_programs() {
         }
         assert!(messages.iter().all(|message| *message == messages[0]), "{what}: {messages:#?}");
     }
+}
+
+#[test]
+fn each_program_needs_its_own_secrets_and_no_others() {
+    let site = Site::new("own-secrets", Kafka::shared(), 1);
+    let sink = Sink::Postgres("postgres://nobody@localhost/nothing".to_owned());
+    let text = site.config_head() + &site.config_pipeline("bad-config", "only", ports::free_address(), &sink);
+    let path = text_of(&site.write("own.toml", &text));
+    let [of_ingest, _, of_processor, _] = checks(&path);
+    let check = |(program, args): &(&'static str, Vec<String>), env: &[(&str, &str)]| {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let output = process::run(program, &args, env);
+        (output.status.code(), stderr(&output))
+    };
+    let url = [(SINK_URL, "postgres://nobody@localhost/nothing")];
+
+    let (code, text) = check(&of_ingest, &secrets());
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = check(&of_processor, &url);
+    assert_eq!(code, Some(0), "{text}");
+
+    let (code, text) = check(&of_ingest, &url);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("own.toml:") && text.contains(".secrets: environment variable"), "{text}");
+    let (code, text) = check(&of_processor, &secrets());
+    assert_eq!(code, Some(2), "{text}");
+    let expected = "pipelines.bad-config.sink.postgres.url: environment variable SINK_URL is not set";
+    assert!(text.contains("own.toml:") && text.contains(expected), "{text}");
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) const BILLING_SECRET: Secret =
     Secret { name: "BILLING_WEBHOOK_SECRET", value: "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD" };
 /// The variable with the connection string of a PostgreSQL sink.
-const SINK_URL: &str = "SINK_URL";
+pub(crate) const SINK_URL: &str = "SINK_URL";
 
 /// The sources besides the sandbox's: one for Standard Webhooks, one whose connection stands in the body.
 const MORE_SOURCES: &str = r#"
@@ -70,6 +70,7 @@ pub(crate) struct Site {
     bootstrap: String,
     partitions: u32,
     gap_wait: Duration,
+    log_format: &'static str,
     pub(crate) webhooks: SocketAddr,
     ingest_admin: SocketAddr,
     dir: TempDir,
@@ -90,6 +91,7 @@ impl Site {
             bootstrap: kafka.bootstrap(),
             partitions,
             gap_wait: GAP_WAIT,
+            log_format: "text",
             webhooks: ports::free_address(),
             ingest_admin: ports::free_address(),
             dir: setup::scratch(name),
@@ -98,6 +100,10 @@ impl Site {
 
     pub(crate) fn gap_wait(self, gap_wait: Duration) -> Self {
         Self { gap_wait, ..self }
+    }
+
+    pub(crate) fn json_logs(self) -> Self {
+        Self { log_format: "json", ..self }
     }
 
     pub(crate) fn bootstrap(&self) -> &str {
@@ -115,7 +121,7 @@ impl Site {
 
     /// The part of the configuration that ingest and all pipelines share.
     pub(crate) fn config_head(&self) -> String {
-        let Self { bootstrap, partitions, webhooks, ingest_admin, .. } = self;
+        let Self { bootstrap, partitions, webhooks, ingest_admin, log_format, .. } = self;
         let mut text = format!(
             r#"[kafka]
 bootstrap_servers = "{bootstrap}"
@@ -133,6 +139,9 @@ listen = "{webhooks}"
 admin_listen = "{ingest_admin}"
 body_limit = "{BODY_LIMIT}B"
 drain_timeout = "{}s"
+
+[telemetry]
+log_format = "{log_format}"
 
 "#,
             SESSION.as_millis(),

@@ -16,5 +16,7 @@ mod pipeline;
 mod readers;
 mod senders;
 mod sink_tables;
+mod snapshots;
 mod topics;
+mod traces;
 mod wire;

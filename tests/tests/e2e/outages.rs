@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use hookline_tests::http::Client;
 use hookline_tests::kafka::Kafka;
-use hookline_tests::postgres::{Postgres, query};
+use hookline_tests::postgres::{Postgres, connect, query};
 use hookline_tests::process::Program;
 use hookline_tests::wait;
 use sandbox::sources::CONNECTIONS;
@@ -149,6 +149,31 @@ fn assert_answers_503(site: &Site) {
     let retry_after: u64 = answer.header("retry-after").expect("Retry-After").parse().unwrap();
     assert!((1..=60).contains(&retry_after), "{retry_after}");
     assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+}
+
+#[test]
+fn the_processor_is_not_ready_before_its_partitions_are_claimed() {
+    let site = Site::new("claims", Kafka::shared(), 2);
+    let url = Postgres::shared().create_database();
+    let mut processor = site.instance("only", &Sink::Postgres(url.clone())).program.started();
+    for name in ["recoveries", "refusals", "store_wiped"] {
+        let counted = processor.metrics().sum(&format!("hookline_processor_{name}_total"), &[]);
+        assert!(counted.is_some(), "{name} is there before it is first counted");
+    }
+    assert_eq!(processor.terminate().code(), Some(0));
+
+    // A claim waits for the sink's fence.
+    let mut client = connect(&url);
+    let mut lock = client.transaction().unwrap();
+    lock.batch_execute("LOCK TABLE hookline_fence IN ACCESS EXCLUSIVE MODE").unwrap();
+    processor.spawn();
+    let both = ["partition 0: assigned, not claimed yet", "partition 1: assigned, not claimed yet"];
+    wait::until("two partitions that are not claimed", PATIENCE, || {
+        let (status, text) = processor.readyz()?;
+        (status == 503 && both.iter().all(|part| text.contains(part))).then_some(())
+    });
+    lock.rollback().unwrap();
+    processor.wait_ready();
 }
 
 /// Waits until `/readyz` says that a part is not ready.

@@ -41,5 +41,8 @@ fn a_second_pipeline_on_the_same_tables_is_refused_and_the_first_goes_on() {
 
     send(2);
     assert!(first.is_ready());
-    assert_eq!(first.metrics().sum("hookline_processor_recoveries_total", &[("reason", "fenced")]), None);
+    assert_eq!(
+        first.metrics().sum("hookline_processor_recoveries_total", &[("reason", "fenced")]),
+        Some(0.0)
+    );
 }

@@ -18,8 +18,13 @@ fn topics_are_created_with_the_settings_that_the_guarantees_need() {
     // A dry run prints them and creates nothing.
     let printed = processor(&site, "run", &instance, &sink, &["--dry-run"]);
     assert_eq!(printed.status.code(), Some(0), "{}", stderr(&printed));
-    let own =
-        ["created.events", "created.applied", "hookline.created.journal", "hookline.created.dead-letters"];
+    let own = [
+        "created.events",
+        "created.applied",
+        "hookline.created.journal",
+        "hookline.created.snapshots",
+        "hookline.created.dead-letters",
+    ];
     let printed = stdout(&printed);
     for topic in own {
         assert!(printed.contains(&format!("--topic {topic} --partitions 3 ")), "{printed}");
@@ -43,7 +48,7 @@ fn topics_are_created_with_the_settings_that_the_guarantees_need() {
         }
     }
     assert_eq!(limit("created.events", "message.timestamp.type"), "LogAppendTime");
-    for topic in ["created.events", "hookline.created.journal", "hookline.created.dead-letters"] {
+    for topic in own.iter().filter(|topic| **topic != "created.applied") {
         assert_eq!(limit(topic, "retention.ms"), "-1", "{topic}");
     }
     let bytes = |topic: &str| limit(topic, "max.message.bytes").parse::<usize>().unwrap();

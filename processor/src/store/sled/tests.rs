@@ -19,7 +19,12 @@ fn delta(next_offset: i64, id: u8) -> Delta {
 }
 
 fn mark(offset: i64) -> Mark {
-    Mark { epoch: crate::position::Epoch { lineage: 1, claim: 0 }, offset, digest: Digest::of(b"x") }
+    Mark {
+        epoch: crate::position::Epoch { lineage: 1, claim: 0 },
+        offset,
+        digest: Digest::of(b"x"),
+        journal_bytes: 0,
+    }
 }
 
 #[test]

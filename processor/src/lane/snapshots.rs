@@ -1,0 +1,99 @@
+//! Snapshots and the trimming of the journal. Step P8 of the protocol; the formats are in [`crate::snapshot`].
+//!
+//! A snapshot is taken in memory right after the checkpoint that it covers. Its chunks go along with the
+//! checkpoints that follow, some in each, so that the work on events goes on meanwhile.
+
+use std::collections::VecDeque;
+
+use super::{Lane, Trouble};
+use crate::broker::{Journal, Log};
+use crate::clock::Clock;
+use crate::journal::Mark;
+use crate::snapshot;
+use crate::store::Stores;
+
+/// Bytes of chunks in one checkpoint: bounds its transaction.
+const PORTION_BYTES: usize = 8 * 1024 * 1024;
+
+/// A snapshot that is being written.
+pub(super) struct Writing {
+    /// The checkpoint that it covers.
+    covered: Mark,
+    chunks: VecDeque<Vec<u8>>,
+    /// An offset of the snapshots' partition at or below that of the first chunk.
+    begins: i64,
+}
+
+impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
+    /// After a checkpoint: takes a snapshot of a partition whose journal has grown enough. One at a time, since
+    /// its chunks are in memory.
+    pub(super) fn begin_snapshot(&mut self) {
+        if self.parts.values().any(|part| part.snapshot.is_some()) {
+            return;
+        }
+        let after = self.config.snapshot_after;
+        for (partition, part) in &mut self.parts {
+            let Some((state, mark)) = &part.memory else { continue };
+            if part.running.is_none() || mark.journal_bytes <= after.max(2 * state.stored_bytes() as u64) {
+                continue;
+            }
+            let begun = match self.journal.snapshots_end(*partition) {
+                Ok(begins) => snapshot::cut(state, *mark)
+                    .map(|chunks| Writing { covered: *mark, chunks: chunks.into(), begins })
+                    .map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            match begun {
+                Ok(writing) => {
+                    tracing::debug!(partition, covered = writing.covered.offset, "snapshot begun");
+                    part.snapshot = Some(writing);
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(partition, error, "no snapshot; trying again after the next batch")
+                }
+            }
+        }
+    }
+
+    /// In a checkpoint, before its journal records: the next chunks.
+    pub(super) fn write_chunks(&mut self) -> Result<(), Trouble> {
+        for (partition, part) in &mut self.parts {
+            let Some(writing) = &mut part.snapshot else { continue };
+            let mut bytes = 0;
+            while bytes < PORTION_BYTES
+                && let Some(chunk) = writing.chunks.pop_front()
+            {
+                bytes += chunk.len();
+                self.journal.chunk(*partition, &chunk)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// After a checkpoint's commit: a snapshot that is there as a whole takes the place of the journal before it.
+    pub(super) fn finish_snapshots(&mut self) {
+        for (partition, part) in &mut self.parts {
+            let Some(Writing { covered, begins, .. }) =
+                part.snapshot.take_if(|writing| writing.chunks.is_empty())
+            else {
+                continue;
+            };
+            if let Some((_, mark)) = &mut part.memory {
+                mark.journal_bytes = mark.journal_bytes.saturating_sub(covered.journal_bytes);
+            }
+            metrics::counter!(crate::metrics::SNAPSHOTS).increment(1);
+            match self.journal.trim(*partition, covered.offset, begins) {
+                Ok(()) => {
+                    tracing::info!(partition, covered = covered.offset, "snapshot written, journal trimmed")
+                }
+                Err(error) => tracing::warn!(
+                    partition,
+                    %error,
+                    "snapshot written, but the journal is not trimmed, which the next snapshot tries again; the \
+                     processor needs the right to delete records of its journal and snapshots"
+                ),
+            }
+        }
+    }
+}

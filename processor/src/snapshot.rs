@@ -1,0 +1,282 @@
+//! Snapshots: a partition's whole state in chunks, so that the journal before it can be removed. Steps P8 and
+//! P9 of the protocol.
+//!
+//! A snapshot belongs to one checkpoint, the one that it covers. Its chunks are written in the transactions of
+//! the partition's owner. Once all are committed, the journal is trimmed so that it starts with the covered
+//! checkpoint's record: that start is what makes the snapshot count, and names it. Only then are older chunks
+//! removed. So whatever a restore finds as the journal's start, the snapshot that it continues is there.
+//!
+//! Format of a chunk: `HKS`, one byte of format version, then [`Chunk`] in postcard's encoding.
+
+use serde::{Deserialize, Serialize};
+
+use crate::broker::BrokerError;
+use crate::fold::{Delta, EventId, Head, IdBlock, State};
+use crate::journal::{Entry, JournalError, JournalRecord, Mark};
+use crate::position::Epoch;
+
+const MAGIC: &[u8; 3] = b"HKS";
+/// The version of the format.
+const FORMAT: u8 = 1;
+/// A chunk is closed when its contents exceed this. One entity is never cut.
+const CHUNK_BYTES: usize = 1024 * 1024;
+
+/// A part of a snapshot.
+#[derive(Debug, Serialize, Deserialize)]
+struct Chunk {
+    /// The checkpoint that the snapshot covers.
+    mark: Mark,
+    /// Which part, from 0.
+    index: u32,
+    /// Of how many.
+    count: u32,
+    /// Its contents; the head is the same in all.
+    delta: Delta,
+}
+
+/// Cuts the state as of the checkpoint at `mark` into the values of chunks.
+///
+/// # Errors
+/// Out of memory, in practice.
+pub fn cut(state: &State, mark: Mark) -> Result<Vec<Vec<u8>>, JournalError> {
+    let mark = Mark { journal_bytes: 0, ..mark };
+    let Delta { head, ids, entities } = state.whole();
+    let mut parts = Parts { parts: vec![empty(&head)], head, room: CHUNK_BYTES };
+    for block in &ids {
+        for piece in block.ids.chunks(CHUNK_BYTES / size_of::<EventId>()) {
+            let block = IdBlock { bucket: block.bucket, ids: piece.to_vec() };
+            parts.with_room(size_of_val(piece)).ids.push(block);
+        }
+    }
+    for (key, entity) in entities {
+        parts.with_room(key.len() + entity.stored_len()).entities.push((key, entity));
+    }
+    let count = u32::try_from(parts.parts.len()).unwrap_or(u32::MAX);
+    let encode = |(index, delta)| {
+        let mut out = Vec::with_capacity(CHUNK_BYTES + 1024);
+        out.extend(MAGIC);
+        out.push(FORMAT);
+        postcard::to_extend(&Chunk { mark, index, count, delta }, out).map_err(JournalError::Encode)
+    };
+    (0..count).zip(parts.parts).map(encode).collect()
+}
+
+struct Parts {
+    parts: Vec<Delta>,
+    head: Head,
+    /// Bytes that fit into the last one.
+    room: usize,
+}
+
+impl Parts {
+    /// The part that takes the next `bytes`.
+    fn with_room(&mut self, bytes: usize) -> &mut Delta {
+        if self.room < bytes && self.room < CHUNK_BYTES {
+            self.parts.push(empty(&self.head));
+            self.room = CHUNK_BYTES;
+        }
+        self.room = self.room.saturating_sub(bytes);
+        let last = self.parts.len() - 1;
+        &mut self.parts[last]
+    }
+}
+
+fn empty(head: &Head) -> Delta {
+    Delta { head: head.clone(), ids: Vec::new(), entities: Vec::new() }
+}
+
+/// Why there is nothing to start a replay from.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginningError {
+    /// Kafka does not answer.
+    #[error("{0}")]
+    Broker(#[from] BrokerError),
+    /// The journal or its snapshot cannot be read.
+    #[error("{0}")]
+    Journal(#[from] JournalError),
+}
+
+/// What the journal's first record continues: nothing or, where the journal was trimmed, the snapshot that it
+/// names. `chunks` reads all chunks of the partition.
+///
+/// # Errors
+/// The snapshot is not there, or cannot be read.
+pub fn beginning(
+    first: Option<(i64, Vec<u8>)>,
+    chunks: impl FnOnce(&mut dyn FnMut(i64, &[u8])) -> Result<(), BrokerError>,
+) -> Result<(State, Mark), BeginningError> {
+    let nothing = (State::new(0), Mark::START);
+    let Some((offset, value)) = first else { return Ok(nothing) };
+    let Some(record) = JournalRecord::decode(offset, &value)? else { return Ok(nothing) };
+    // An untrimmed journal starts with a claim.
+    if record.entry == Entry::Claim {
+        return Ok(nothing);
+    }
+    let mut gathering = Gathering::new(record.epoch, offset);
+    let mut failed = None;
+    chunks(&mut |_, value| {
+        if failed.is_none() {
+            failed = gathering.take(value).err();
+        }
+    })?;
+    let what = match (failed, gathering.whole()) {
+        (Some(what), _) => what,
+        (None, None) => "is not there, or not all of it".to_owned(),
+        (None, Some(found)) => return Ok(found),
+    };
+    Err(JournalError::Snapshot { offset, what }.into())
+}
+
+/// Puts a snapshot together again.
+struct Gathering {
+    epoch: Epoch,
+    offset: i64,
+    state: State,
+    mark: Option<Mark>,
+    next: u32,
+    count: u32,
+}
+
+impl Gathering {
+    fn new(epoch: Epoch, offset: i64) -> Self {
+        Self { epoch, offset, state: State::new(0), mark: None, next: 0, count: 0 }
+    }
+
+    /// Takes the next chunk of any snapshot.
+    fn take(&mut self, value: &[u8]) -> Result<(), String> {
+        let Some((format, rest)) = value.strip_prefix(MAGIC).and_then(<[u8]>::split_first) else {
+            tracing::warn!("passed over a record of the snapshots that is not Hookline's");
+            return Ok(());
+        };
+        if *format != FORMAT {
+            return Err(format!("has format {format}, this program knows {FORMAT}; run the newer program"));
+        }
+        let chunk: Chunk = postcard::from_bytes(rest).map_err(|e| format!("is damaged ({e})"))?;
+        if (chunk.mark.epoch, chunk.mark.offset) != (self.epoch, self.offset) {
+            return Ok(());
+        }
+        if chunk.index == 0 {
+            (self.state, self.next) = (State::new(0), 0);
+        }
+        if chunk.index == self.next {
+            self.state.apply(chunk.delta);
+            (self.mark, self.next, self.count) = (Some(chunk.mark), chunk.index + 1, chunk.count);
+        }
+        Ok(())
+    }
+
+    fn whole(self) -> Option<(State, Mark)> {
+        let mark = self.mark.filter(|_| self.next == self.count)?;
+        Some((self.state, mark))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fold::{BucketKey, Entity, Version};
+    use crate::position::Digest;
+
+    const MARK: Mark = Mark {
+        epoch: Epoch { lineage: 1, claim: 3 },
+        offset: 9,
+        digest: Digest([7; 16]),
+        journal_bytes: 1 << 40,
+    };
+
+    /// A state of several chunks.
+    fn large() -> State {
+        let mut state = State::new(0);
+        let Delta { mut head, .. } = state.whole();
+        head.next_offset = 77;
+        head.totals.applied = 5;
+        let id = |n: u32| EventId::new("source", "", &n.to_string());
+        let bucket = |start_ms| BucketKey { start_ms, span_ms: 1000 };
+        let ids = vec![
+            IdBlock { bucket: bucket(1000), ids: (0..150_000).map(id).collect() },
+            IdBlock { bucket: bucket(2000), ids: (150_000..150_003).map(id).collect() },
+        ];
+        let entity = |n: u32| {
+            (n.to_be_bytes().as_slice().into(), Entity::Version { newest: Version::Integer(n.into()) })
+        };
+        state.apply(Delta { head, ids, entities: (0..60_000).map(entity).collect() });
+        state
+    }
+
+    fn first_record() -> Option<(i64, Vec<u8>)> {
+        let entry = Entry::Checkpoint { from: 0, delta: Box::new(State::new(0).delta()), fence: None };
+        let record =
+            JournalRecord { epoch: MARK.epoch, instance: "a".into(), previous: Digest::default(), entry };
+        Some((MARK.offset, record.encode().unwrap()))
+    }
+
+    fn found(chunks: &[Vec<u8>]) -> Result<(State, Mark), BeginningError> {
+        beginning(first_record(), |each| {
+            chunks.iter().zip(0..).for_each(|(chunk, n)| each(n, chunk));
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn a_state_comes_back_as_it_was() {
+        let state = large();
+        let chunks = cut(&state, MARK).unwrap();
+        assert!(chunks.len() > 3, "{}", chunks.len());
+        assert!(chunks.iter().all(|chunk| chunk.len() < CHUNK_BYTES + 64 * 1024));
+        let (back, mark) = found(&chunks).unwrap();
+        assert_eq!(back.whole(), state.whole());
+        assert!(mark.is_at(MARK));
+        assert_eq!(mark.journal_bytes, 0);
+    }
+
+    #[test]
+    fn an_empty_state_is_one_chunk() {
+        let state = State::new(12);
+        let chunks = cut(&state, MARK).unwrap();
+        assert_eq!(chunks.len(), 1);
+        assert_eq!(found(&chunks).unwrap().0.whole(), state.whole());
+    }
+
+    #[test]
+    fn a_snapshot_with_a_missing_chunk_does_not_count() {
+        let chunks = cut(&large(), MARK).unwrap();
+        for missing in 0..chunks.len() {
+            let mut torn = chunks.clone();
+            torn.remove(missing);
+            let error = found(&torn).unwrap_err().to_string();
+            assert!(error.contains("starts at offset 9") && error.contains("not all of it"), "{error}");
+        }
+    }
+
+    #[test]
+    fn chunks_of_other_snapshots_and_of_a_first_attempt_do_no_harm() {
+        let state = large();
+        let chunks = cut(&state, MARK).unwrap();
+        let other = cut(&State::new(5), Mark { offset: 8, ..MARK }).unwrap();
+        let mixed = [&other[..], &chunks[..2], &other[..], &chunks[..]].concat();
+        assert_eq!(found(&mixed).unwrap().0.whole(), state.whole());
+    }
+
+    #[test]
+    fn a_journal_that_was_never_trimmed_continues_nothing() {
+        let record = JournalRecord {
+            epoch: MARK.epoch,
+            instance: "a".into(),
+            previous: Digest::default(),
+            entry: Entry::Claim,
+        };
+        for first in [None, Some((4, record.encode().unwrap())), Some((0, b"foreign".to_vec()))] {
+            let (state, mark) = beginning(first, |_| panic!("nothing to read")).unwrap();
+            assert_eq!((state.whole(), mark), (State::new(0).whole(), Mark::START));
+        }
+    }
+
+    #[test]
+    fn a_newer_format_and_damage_are_said() {
+        let error = found(&[b"HKS\x09x".to_vec()]).unwrap_err().to_string();
+        assert!(error.contains("format 9"), "{error}");
+        let error = found(&[b"HKS\x01\xff".to_vec()]).unwrap_err().to_string();
+        assert!(error.contains("damaged"), "{error}");
+        assert!(found(&[b"foreign".to_vec()]).unwrap_err().to_string().contains("not there"));
+    }
+}
