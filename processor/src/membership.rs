@@ -39,7 +39,7 @@ const TIMES: &[(&str, &str)] =
 
 /// What the rebalance callback works with.
 struct Context {
-    tickets: Arc<Tickets<ConsumerGroupMetadata>>,
+    tickets: Arc<Tickets<Arc<ConsumerGroupMetadata>>>,
     lanes: Vec<Sender<Command>>,
     health: Health,
     /// Another consumer is the member: what this one still hears, as it is closed, is the past.
@@ -85,7 +85,7 @@ impl Context {
         for partition in partitions {
             self.health.not_ready(crate::lane::part(*partition), crate::lane::NOT_CLAIMED);
         }
-        for (partition, ticket) in self.tickets.assign(partitions, generation) {
+        for (partition, ticket) in self.tickets.assign(partitions, Arc::new(generation)) {
             tell(&self.lanes, partition, Command::Assign(partition, ticket));
         }
         self.health.ready("group");
@@ -126,7 +126,7 @@ pub struct Membership {
     /// The instance's name: the group's static member.
     pub instance: String,
     /// Issued and invalidated here.
-    pub tickets: Arc<Tickets<ConsumerGroupMetadata>>,
+    pub tickets: Arc<Tickets<Arc<ConsumerGroupMetadata>>>,
     /// Told of assignments.
     pub lanes: Vec<Sender<Command>>,
     /// The partitions that are owned.

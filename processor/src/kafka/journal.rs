@@ -1,5 +1,6 @@
 //! The transactions of one lane.
 
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -22,10 +23,16 @@ use crate::position::Position;
 /// is decided.
 const TRANSACTION: Duration = Duration::from_secs(20);
 
+/// After how long two such calls are given up that do not keep their time-out.
+const TRANSACTION_GIVEN_UP: Duration = Duration::from_secs(45);
+
+/// How long a full buffer is left alone to become emptier.
+const ROOM_PAUSE: Duration = Duration::from_millis(1);
+
 /// The transactions of one lane.
 pub struct KafkaJournal {
     context: KafkaContext,
-    producer: Option<BaseProducer<Deliveries>>,
+    producer: Option<Arc<BaseProducer<Deliveries>>>,
     reader: Reader,
     open: bool,
 }
@@ -67,7 +74,8 @@ impl KafkaJournal {
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
                     if waited.elapsed() < REQUEST =>
                 {
-                    producer.poll(Duration::from_millis(1));
+                    producer.poll(Duration::ZERO);
+                    std::thread::sleep(ROOM_PAUSE);
                     record = back;
                 }
                 Err((error, _)) => return Err(retry(&error)),
@@ -98,7 +106,7 @@ impl KafkaJournal {
 }
 
 impl Journal for KafkaJournal {
-    type Generation = ConsumerGroupMetadata;
+    type Generation = Arc<ConsumerGroupMetadata>;
 
     fn renew(&mut self) -> Result<(), BrokerError> {
         self.open = false;
@@ -110,7 +118,8 @@ impl Journal for KafkaJournal {
             shared::kafka::transactional_producer(&c.config, &c.client_id, &c.transactional_id, bytes_max);
         let producer: BaseProducer<Deliveries> =
             config.create_with_context(Deliveries::default()).map_err(|e| retry(&e))?;
-        producer.init_transactions(TRANSACTION).map_err(|e| retry(&e))?;
+        let producer = Arc::new(producer);
+        in_time(&producer, |producer| producer.init_transactions(TRANSACTION))?;
         self.producer = Some(producer);
         Ok(())
     }
@@ -161,10 +170,14 @@ impl Journal for KafkaJournal {
     }
 
     fn settle(&mut self) -> Result<Vec<(i32, i64)>, BrokerError> {
-        self.producer.as_ref().map_or_else(|| Ok(Vec::new()), settle)
+        self.producer.as_ref().map_or_else(|| Ok(Vec::new()), |producer| settle(producer))
     }
 
-    fn commit(&mut self, offsets: &[Commit], generation: &ConsumerGroupMetadata) -> Result<(), BrokerError> {
+    fn commit(
+        &mut self,
+        offsets: &[Commit],
+        generation: &Arc<ConsumerGroupMetadata>,
+    ) -> Result<(), BrokerError> {
         let producer = self.producer.as_ref().ok_or_else(|| BrokerError::Retry("no producer".to_owned()))?;
         let mut list = TopicPartitionList::with_capacity(offsets.len());
         for commit in offsets {
@@ -172,8 +185,11 @@ impl Journal for KafkaJournal {
             element.set_offset(Offset::Offset(commit.offset)).map_err(|e| retry(&e))?;
             element.set_metadata(format!("{LINEAGE}{}", commit.lineage));
         }
-        producer.send_offsets_to_transaction(&list, generation, TRANSACTION).map_err(|e| retry(&e))?;
-        producer.commit_transaction(TRANSACTION).map_err(|e| retry(&e))?;
+        let generation = Arc::clone(generation);
+        in_time(producer, move |producer| {
+            producer.send_offsets_to_transaction(&list, &generation, TRANSACTION)?;
+            producer.commit_transaction(TRANSACTION)
+        })?;
         self.open = false;
         Ok(())
     }
@@ -237,6 +253,32 @@ impl Journal for KafkaJournal {
             refusals.extend(refusal_of(&read.record().frame));
         })?;
         Ok(refusals)
+    }
+}
+
+/// Calls librdkafka from a thread of its own: a client that has lost every broker keeps some of these calls for
+/// ever, whatever their time-out. One that is given up has an unknown outcome, as a failed one has: the next
+/// producer fences it.
+fn in_time(
+    producer: &Arc<BaseProducer<Deliveries>>,
+    call: impl FnOnce(&BaseProducer<Deliveries>) -> Result<(), KafkaError> + Send + 'static,
+) -> Result<(), BrokerError> {
+    let (done, outcome) = mpsc::channel();
+    let producer = Arc::clone(producer);
+    let caller = std::thread::Builder::new().name("transaction".to_owned());
+    let called = caller.spawn(move || {
+        let result = call(&producer);
+        // The producer first: who hears of the outcome may be the last to have it.
+        drop(producer);
+        let _ = done.send(result);
+    });
+    called.map_err(|e| BrokerError::Retry(format!("no thread: {e}")))?;
+    match outcome.recv_timeout(TRANSACTION_GIVEN_UP) {
+        Ok(result) => result.map_err(|e| retry(&e)),
+        Err(_) => {
+            let limit = TRANSACTION_GIVEN_UP.as_secs();
+            Err(BrokerError::Retry(format!("no end of a transaction's request for {limit} s")))
+        }
     }
 }
 

@@ -50,15 +50,24 @@ impl ProducerContext for Deliveries {
 /// How long acknowledgements are waited for: longer than `message.timeout.ms`, after which each record's fate
 /// is known.
 const SETTLE: Duration = Duration::from_secs(15);
+/// How long between two looks for acknowledgements.
+const PAUSE: Duration = Duration::from_micros(250);
 
-/// Waits until nothing is in flight. `flush` would wait in steps of 100 ms.
+/// Waits until nothing is in flight. `flush` would wait in steps of 100 ms, and `poll` spins through the last
+/// millisecond of its time, which the broker may want.
 pub(super) fn settle(producer: &BaseProducer<Deliveries>) -> Result<Vec<(i32, i64)>, BrokerError> {
     let started = Instant::now();
-    while producer.in_flight_count() > 0 {
-        if started.elapsed() > SETTLE {
-            return Err(BrokerError::Retry(format!("no acknowledgement for {} s", SETTLE.as_secs())));
+    let mut in_flight = producer.in_flight_count();
+    while in_flight > 0 {
+        producer.poll(Duration::ZERO);
+        let left = producer.in_flight_count();
+        if left == in_flight {
+            if started.elapsed() > SETTLE {
+                return Err(BrokerError::Retry(format!("no acknowledgement for {} s", SETTLE.as_secs())));
+            }
+            std::thread::sleep(PAUSE);
         }
-        producer.poll(Duration::from_millis(1));
+        in_flight = left;
     }
     let mut delivered = producer.context().lock();
     match delivered.failed.take() {
