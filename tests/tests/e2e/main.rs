@@ -15,6 +15,7 @@ mod outages;
 mod pipeline;
 mod readers;
 mod senders;
+mod sink_http;
 mod sink_tables;
 mod snapshots;
 mod topics;
