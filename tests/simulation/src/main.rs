@@ -115,7 +115,11 @@ fn replay(seed: u64, planted: Option<Planted>, args: &Args) -> ExitCode {
 }
 
 fn show(report: &Report, lines: usize) {
-    for line in report.trace.iter().skip(report.trace.len().saturating_sub(lines)) {
+    // A turn in which nothing happened tells nothing.
+    let is_turn =
+        |n: usize| report.trace.get(n).is_some_and(|line: &String| line.contains(" turn of process"));
+    let told: Vec<usize> = (0..report.trace.len()).filter(|n| !(is_turn(*n) && is_turn(n + 1))).collect();
+    for line in told.iter().skip(told.len().saturating_sub(lines)).filter_map(|n| report.trace.get(*n)) {
         println!("{line}");
     }
 }

@@ -258,15 +258,24 @@ fn check_effects(
     }
 }
 
+/// Effects shown around the first difference.
+const SHOWN: usize = 6;
+
 fn compare(what: &str, found: &[(Position, i64)], expected: &[(Position, i64)]) -> Result<(), String> {
     if found == expected {
         return Ok(());
     }
+    let same = found.iter().zip(expected).take_while(|(found, expected)| found == expected).count();
     let text = |list: &[(Position, i64)]| {
         let show = |(position, offset): &(Position, i64)| format!("{position}<{offset}");
-        list.iter().map(show).collect::<Vec<_>>().join(" ")
+        let shown = list.iter().skip(same.saturating_sub(1)).take(SHOWN).map(show).collect::<Vec<_>>();
+        format!("{} of {}", shown.join(" "), list.len())
     };
-    Err(format!("{what}:\n  found    {}\n  expected {}", text(found), text(expected)))
+    Err(format!(
+        "{what}, {same} as they must be, then (position<offset of the event):\n  found    {}\n  expected {}",
+        text(found),
+        text(expected)
+    ))
 }
 
 fn committed_effects(
