@@ -6,8 +6,9 @@
 mod sink_contract;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufReader, Write as _};
+use std::net::TcpListener;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use hookline_tests::receiver::{Receiver, Request, read};
 use processor::fold::Effect;
 use processor::position::{Fence, Position};
 use processor::sink::{self, Sink, SinkError};
@@ -27,7 +29,7 @@ use sink_contract::{
     retried, simple, tests_of,
 };
 
-tests_of! { every, Receiver::start();
+tests_of! { every, Taker::start();
     a_batch_delivered_again_is_fenced_off
     bodies_come_back_byte_for_byte
     an_event_without_an_entity_touches_no_entity
@@ -39,79 +41,25 @@ tests_of! { every, Receiver::start();
 
 const SECRETS: [&str; 2] = ["whsec_b25lIHNlY3JldCBvZiBodW50ZXIy", "whsec_YW5vdGhlciBzZWNyZXQ="];
 
-/// One request, as it came.
-#[derive(Clone, Debug)]
-struct Got {
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
-}
+/// A receiver and, of what it takes, the tables that it could make.
+struct Taker(Receiver);
 
-impl Got {
-    fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", String::as_str)
-    }
-
-    fn id(&self) -> &str {
-        self.header("ce-id")
-    }
-
-    /// Partition, offset, ordinal.
-    fn position(&self) -> (i32, i64, i32) {
-        let (partition, position) = self.header("hookline-position").split_once(':').unwrap();
-        let (offset, ordinal) = position.split_once('.').unwrap();
-        (partition.parse().unwrap(), offset.parse().unwrap(), ordinal.parse().unwrap())
-    }
-}
-
-/// What the receiver answers; `None`: it takes the event, and then ends the connection.
-type Answer = Option<(u16, &'static str)>;
-type Decide = Box<dyn FnMut(&Got) -> Answer + Send>;
-
-struct State {
-    /// All requests, in the order in which they came.
-    got: Vec<Got>,
-    /// By Idempotency-Key.
-    taken: BTreeMap<String, Got>,
-    decide: Decide,
-}
-
-/// An HTTP server on a port of its own.
-struct Receiver {
-    port: u16,
-    state: Arc<Mutex<State>>,
-}
-
-impl Receiver {
+impl Taker {
     fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let state = State { got: Vec::new(), taken: BTreeMap::new(), decide: Box::new(|_| Some((204, ""))) };
-        let state = Arc::new(Mutex::new(state));
-        let shared = Arc::clone(&state);
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let state = Arc::clone(&shared);
-                thread::spawn(move || serve(stream, &state));
-            }
-        });
-        Self { port, state }
-    }
-
-    fn answers(&self, decide: impl FnMut(&Got) -> Answer + Send + 'static) {
-        self.state.lock().unwrap().decide = Box::new(decide);
-    }
-
-    fn got(&self) -> Vec<Got> {
-        self.state.lock().unwrap().got.clone()
+        Self(Receiver::start())
     }
 
     /// The ids of all requests so far.
     fn got_ids(&self) -> Vec<String> {
-        self.got().iter().map(|got| got.id().to_owned()).collect()
+        self.got().iter().map(|got| got.header("ce-id").to_owned()).collect()
     }
+}
 
-    fn at(&self, path: &str) -> SinkConfig {
-        config(format!("http://127.0.0.1:{}/{path}", self.port))
+impl Deref for Taker {
+    type Target = Receiver;
+
+    fn deref(&self) -> &Receiver {
+        &self.0
     }
 }
 
@@ -122,62 +70,19 @@ fn config(url: String) -> SinkConfig {
     SinkConfig::Http(config)
 }
 
-/// Answers the requests of one connection.
-fn serve(stream: TcpStream, state: &Mutex<State>) {
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    let mut writer = stream;
-    while let Some(got) = read_request(&mut reader) {
-        let answer = {
-            let mut state = state.lock().unwrap();
-            state.got.push(got.clone());
-            let answer = (state.decide)(&got);
-            if answer.is_none_or(|(status, _)| (200..300).contains(&status)) {
-                state.taken.entry(got.header("idempotency-key").to_owned()).or_insert(got);
-            }
-            answer
-        };
-        let Some((status, headers)) = answer else { return };
-        let length = if status == 204 { "" } else { "content-length: 7\r\n" };
-        let body = if status == 204 { "" } else { "hunter2" };
-        let text = format!("HTTP/1.1 {status} x\r\n{headers}{length}\r\n{body}");
-        if writer.write_all(text.as_bytes()).is_err() {
-            return;
-        }
-    }
-}
-
-fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Got> {
-    let mut line = String::new();
-    reader.read_line(&mut line).ok().filter(|count| *count > 0)?;
-    assert!(line.starts_with("POST /"), "{line}");
-    let mut headers = BTreeMap::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        let former = headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
-        assert!(former.is_none(), "{name} is there twice");
-    }
-    let mut body = vec![0; headers["content-length"].parse().unwrap()];
-    reader.read_exact(&mut body).ok()?;
-    Some(Got { headers, body })
-}
-
-impl Place for Receiver {
+impl Place for Taker {
     fn config(&self) -> SinkConfig {
-        self.at("hooks?token=hunter2")
+        config(self.url("hooks?token=hunter2"))
     }
 
     /// What the receiver took, in the order of positions; of each, only what a request tells.
     fn events(&self) -> Vec<StoredEvent> {
-        let mut taken: Vec<_> = self.state.lock().unwrap().taken.values().cloned().collect();
-        taken.sort_by_key(Got::position);
-        let stored = |got: &Got| StoredEvent {
+        let stored = |got: &Request| StoredEvent {
             partition: got.position().0,
             at: (got.position().1, got.position().2),
             source: got.header("ce-source").to_owned(),
             connection: String::new(),
-            id: got.id().to_owned(),
+            id: got.header("ce-id").to_owned(),
             kind: got.header("ce-type").to_owned(),
             entity: got.headers.get("ce-subject").cloned(),
             sequence: None,
@@ -189,7 +94,7 @@ impl Place for Receiver {
             appended_at: String::new(),
             body: got.body.clone(),
         };
-        taken.iter().map(stored).collect()
+        self.taken().iter().map(stored).collect()
     }
 
     fn entities(&self) -> Vec<StoredEntity> {
@@ -234,7 +139,7 @@ fn of(offset: i64, entity: &str) -> Effect {
 }
 
 /// A lane that starts again from a checkpoint: with another sink.
-fn again(receiver: &Receiver, checkpointed: Option<Fence>, applied_below: i64, claim: i64) -> Owner {
+fn again(receiver: &Taker, checkpointed: Option<Fence>, applied_below: i64, claim: i64) -> Owner {
     let mut sink: Box<dyn Sink> = open(receiver).unwrap();
     sink.resume(0, checkpointed, applied_below);
     let fence = sink.claim(0, epoch(claim)).unwrap();
@@ -243,7 +148,7 @@ fn again(receiver: &Receiver, checkpointed: Option<Fence>, applied_below: i64, c
 
 #[test]
 fn a_request_tells_the_event_its_position_and_its_owner() {
-    let receiver = Receiver::start();
+    let receiver = Taker::start();
     let event = Event {
         id: "a b\"%\u{e9}\u{1F980}".into(),
         connection: "acme/1".into(),
@@ -280,7 +185,7 @@ fn a_request_tells_the_event_its_position_and_its_owner() {
 /// As a receiver with a Standard Webhooks library does, whichever of the two secrets it has.
 #[test]
 fn a_receiver_can_verify_the_signature() {
-    let receiver = Receiver::start();
+    let receiver = Taker::start();
     Owner::claim(&receiver, 0, epoch(1)).deliver(&[simple(1)]).unwrap();
     let [got] = receiver.got().try_into().unwrap();
     assert_eq!(got.header("webhook-id"), got.header("idempotency-key"));
@@ -297,7 +202,7 @@ fn a_receiver_can_verify_the_signature() {
 
 #[test]
 fn an_event_whose_answer_is_lost_is_sent_again_under_the_same_key() {
-    let receiver = Receiver::start();
+    let receiver = Taker::start();
     let mut first = true;
     receiver.answers(move |_| if std::mem::take(&mut first) { None } else { Some((200, "")) });
     Owner::claim(&receiver, 0, epoch(1)).deliver(&[simple(1), simple(2)]).unwrap();
@@ -307,10 +212,10 @@ fn an_event_whose_answer_is_lost_is_sent_again_under_the_same_key() {
 
 #[test]
 fn what_passes_is_tried_again_in_the_entitys_order() {
-    let receiver = Receiver::start();
+    let receiver = Taker::start();
     let mut seen = BTreeMap::new();
     receiver.answers(move |got| {
-        let times = seen.entry(got.id().to_owned()).or_insert(0);
+        let times = seen.entry(got.header("ce-id").to_owned()).or_insert(0);
         *times += 1;
         let status = [503, 429, 200][(*times - 1).min(2)];
         Some((status, if status == 429 { "retry-after: 0\r\n" } else { "" }))
@@ -329,7 +234,7 @@ fn what_passes_is_tried_again_in_the_entitys_order() {
 /// The receiver answers none before it has one of each entity.
 #[test]
 fn many_entities_are_sent_at_once() {
-    let receiver = Receiver::start();
+    let receiver = Taker::start();
     let effects: Vec<_> = (0..16).map(|n| of(n, &format!("entity-{n}"))).collect();
     let under_way: Arc<Mutex<BTreeSet<String>>> = Arc::default();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -341,8 +246,8 @@ fn many_entities_are_sent_at_once() {
             thread::spawn(move || {
                 let mut reader = BufReader::new(stream.try_clone().unwrap());
                 let mut writer = stream;
-                while let Some(got) = read_request(&mut reader) {
-                    all.lock().unwrap().insert(got.id().to_owned());
+                while let Some(got) = read(&mut reader) {
+                    all.lock().unwrap().insert(got.header("ce-id").to_owned());
                     while all.lock().unwrap().len() < 16 {
                         thread::sleep(Duration::from_millis(5));
                     }
@@ -361,8 +266,8 @@ fn many_entities_are_sent_at_once() {
 
 #[test]
 fn of_a_batch_that_failed_only_what_was_not_taken_is_sent_again() {
-    let receiver = Receiver::start();
-    receiver.answers(|got| Some((if got.id() == "e5" { 500 } else { 200 }, "")));
+    let receiver = Taker::start();
+    receiver.answers(|got| Some((if got.header("ce-id") == "e5" { 500 } else { 200 }, "")));
     let effects: Vec<_> = (1..=9).map(|n| of(n, &format!("entity-{n}"))).collect();
     let mut owner = Owner::claim(&receiver, 0, epoch(1));
     assert!(retried(owner.deliver(&effects)).contains("status 500"));
@@ -380,7 +285,7 @@ fn of_a_batch_that_failed_only_what_was_not_taken_is_sent_again() {
 
 #[test]
 fn a_refusal_is_one_events_and_the_others_go_on() {
-    let receiver = Receiver::start();
+    let receiver = Taker::start();
     receiver.refuse_bad();
     let bad = effect(2, 0, &Event { kind: "bad".into(), ..event("hunter2", Some("a")) }, b"hunter2");
     let effects = [of(1, "a"), bad.clone(), of(3, "a"), of(4, "b")];
@@ -404,29 +309,40 @@ fn a_refusal_is_one_events_and_the_others_go_on() {
 }
 
 #[test]
-fn a_receiver_that_fails_is_left_alone_and_then_asked_with_one_event() {
-    let receiver = Receiver::start();
+fn a_receiver_that_asks_for_time_is_left_alone() {
+    let receiver = Taker::start();
+    receiver.answers(|_| Some((503, "retry-after: 600\r\n")));
+    retried(Owner::claim(&receiver, 0, epoch(1)).deliver(&[simple(1)]));
+    receiver.answers(|_| Some((200, "")));
+    // Also by another sink: another lane's, or this one's after it began anew.
+    assert!(retried(again(&receiver, None, 0, 2).deliver(&[simple(1)])).contains("no request for another"));
+    assert_eq!(receiver.got_ids(), ["e1"]);
+}
+
+#[test]
+fn a_receiver_that_failed_is_asked_again_with_one_event() {
+    let receiver = Taker::start();
     receiver.answers(|_| Some((503, "retry-after: 3\r\n")));
     let effects: Vec<_> = (1..=9).map(|n| of(n, &format!("entity-{n}"))).collect();
     let mut owner = Owner::claim(&receiver, 0, epoch(1));
     retried(owner.deliver(&effects));
     let before = receiver.got().len();
-    let mut owner = again(&receiver, None, 0, 2);
-    assert!(retried(owner.deliver(&effects)).contains("no request for another"));
-    assert_eq!(receiver.got().len(), before, "it was asked again");
-    thread::sleep(Duration::from_millis(3_100));
+    let time_asked_for = Duration::from_millis(3_100);
+    thread::sleep(time_asked_for);
     // Still failing: one event is enough to know.
     retried(owner.deliver(&effects));
     assert_eq!(receiver.got().len(), before + 1);
     receiver.answers(|_| Some((200, "")));
-    thread::sleep(Duration::from_millis(3_100));
+    thread::sleep(time_asked_for);
+    // Of a batch with nothing left to send, none finds out.
+    owner.deliver(&[]).unwrap();
     owner.deliver(&effects).unwrap();
     assert_eq!(ids(&receiver).len(), 9);
 }
 
 #[test]
 fn nothing_is_sent_that_a_checkpoint_or_a_lost_journal_covers() {
-    let receiver = Receiver::start();
+    let receiver = Taker::start();
     let fence = Fence { position: Position { offset: 4, ordinal: 0 }, ..Fence::EMPTY };
     let mut owner = again(&receiver, Some(fence), 0, 3);
     assert_eq!(owner.fence, Fence { epoch: epoch(3), ..fence });
@@ -442,7 +358,7 @@ fn nothing_is_sent_that_a_checkpoint_or_a_lost_journal_covers() {
 
 #[test]
 fn what_somebody_must_change_halts_and_says_no_secret() {
-    let receiver = Receiver::start();
+    let receiver = Taker::start();
     for (status, headers) in [(401, ""), (403, ""), (404, ""), (410, ""), (307, "location: /elsewhere\r\n")] {
         receiver.answers(move |_| Some((status, headers)));
         let message = halted(Owner::claim(&receiver, 0, epoch(1)).deliver(&[simple(1)]));

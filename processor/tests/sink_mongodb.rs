@@ -102,11 +102,7 @@ fn text(document: &Document, name: &str) -> String {
 }
 
 fn optional(document: &Document, name: &str) -> Option<String> {
-    match document.get(name).unwrap() {
-        Bson::String(text) => Some(text.clone()),
-        Bson::Null => None,
-        other => panic!("{name} is {other:?}"),
-    }
+    (document.get(name) != Some(&Bson::Null)).then(|| text(document, name))
 }
 
 fn time(document: &Document, name: &str) -> String {
@@ -115,11 +111,8 @@ fn time(document: &Document, name: &str) -> String {
 }
 
 fn body(document: &Document) -> Vec<u8> {
-    match document.get("body").unwrap() {
-        Bson::String(text) => text.clone().into_bytes(),
-        Bson::Binary(binary) => binary.bytes.clone(),
-        other => panic!("the body is {other:?}"),
-    }
+    let bytes = document.get_binary_generic("body").cloned();
+    bytes.unwrap_or_else(|_| text(document, "body").into_bytes())
 }
 
 impl Place for Database {
@@ -217,8 +210,8 @@ impl Remote for Database {
 
     /// FerretDB knows no users at all.
     fn wrong_credentials(&self) -> Vec<SinkConfig> {
-        let host = format!("hookline_nobody:hunter2@127.0.0.1");
-        vec![config(self.url(&host, FerretDb::shared().port(), ""), "1s")]
+        let host = "hookline_nobody:hunter2@127.0.0.1";
+        vec![config(self.url(host, FerretDb::shared().port(), ""), "1s")]
     }
 }
 

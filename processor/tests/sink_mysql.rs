@@ -388,8 +388,8 @@ fn an_idle_session_is_replaced_before_the_server_ends_it() {
     let config = database.config_at("127.0.0.1", address.port());
     let mut sink = sink::open(&config, &context()).unwrap().unwrap();
     sink.claim(0, epoch(1)).unwrap();
-    thread::sleep(Duration::from_secs(4));
     database.kill_sessions();
+    thread::sleep(Duration::from_secs(4));
     sink.claim(0, epoch(2)).unwrap();
 }
 

@@ -20,6 +20,7 @@ pub mod octokit;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod receiver;
 pub mod setup;
 pub mod tls;
 pub mod wait;

@@ -58,6 +58,9 @@ impl Http {
         let mut chains = chains(rows.iter().filter(|row| {
             row.position.offset >= applied_below && !self.receiver.has(batch.partition, row.position)
         }));
+        if chains.is_empty() {
+            return Ok(());
+        }
         let Some(is_probe) = self.receiver.admit().map_err(|left| self.circuit_open(left))? else {
             return Err(SinkError::Retry(format!(
                 "{}: another lane tries whether it answers again",

@@ -35,7 +35,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// What the source `billing` signs with, in the form of Standard Webhooks.
 pub(crate) const BILLING_SECRET: Secret =
     Secret { name: "BILLING_WEBHOOK_SECRET", value: "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD" };
-/// The variable with the connection string of a PostgreSQL sink.
+/// The variable with the connection string of a PostgreSQL sink, or a receiver's URL.
 pub(crate) const SINK_URL: &str = "SINK_URL";
 
 /// The sources besides the sandbox's: one for Standard Webhooks, one whose connection stands in the body.
@@ -60,6 +60,8 @@ secrets = ["env:MAKINI_GLOBEX_SECRET"]
 pub(crate) enum Sink {
     /// The connection string of a database.
     Postgres(String),
+    /// The URL of a receiver.
+    Http(String),
     /// An output topic.
     Kafka(String),
 }
@@ -176,6 +178,11 @@ log_format = "{log_format}"
         );
         let _ = match sink {
             Sink::Postgres(_) => writeln!(text, "sink.postgres = {{ url = \"env:{SINK_URL}\" }}"),
+            Sink::Http(_) => writeln!(
+                text,
+                "sink.http = {{ url = \"env:{SINK_URL}\", secrets = [\"env:{}\"] }}",
+                BILLING_SECRET.name
+            ),
             Sink::Kafka(topic) => writeln!(text, "sink.kafka = {{ topic = \"{topic}\" }}"),
         };
         text
@@ -209,7 +216,7 @@ log_format = "{log_format}"
         let text = self.config_head() + &self.config_pipeline(pipeline, instance, admin, sink) + more + "\n";
         let config = self.write(&format!("{pipeline}-{instance}.toml"), &text);
         let mut program = with_secrets(Program::processor(pipeline, &config, admin));
-        if let Sink::Postgres(url) = sink {
+        if let Sink::Postgres(url) | Sink::Http(url) = sink {
             program = program.env(SINK_URL, url);
         }
         Instance { program, config, state_dir: self.state_dir(pipeline, instance) }
@@ -266,7 +273,7 @@ pub(crate) fn processor(
     let args: Vec<&str> =
         [subcommand, "--pipeline", &site.name, "--config", &config].iter().chain(more).copied().collect();
     let mut env = secrets();
-    if let Sink::Postgres(url) = sink {
+    if let Sink::Postgres(url) | Sink::Http(url) = sink {
         env.push((SINK_URL, url));
     }
     process::run("processor", &args, &env)

@@ -16,6 +16,7 @@ mod pipeline;
 mod readers;
 mod secured_kafka;
 mod senders;
+mod sink_http;
 mod sink_tables;
 mod snapshots;
 mod topics;
