@@ -121,6 +121,9 @@ impl ClientContext for Deliveries {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if let Some(why) = shared::kafka::kept_out(&error, reason) {
+            self.reach.kept_out(why);
+        }
         match error.rdkafka_error_code() {
             // Not yet a verdict: an idle connection that a broker closes looks like this, too.
             Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::Fatal) => self.reach.look_again(),
@@ -264,10 +267,9 @@ impl Log {
             self.replace(timeout)?;
         }
         let metadata = self.producer().client().fetch_metadata(Some(&self.topic), timeout).map_err(|e| {
-            match e.rdkafka_error_code() {
-                Some(code) => format!("no answer from Kafka: {code}"),
-                None => format!("no answer from Kafka: {e}"),
-            }
+            let code = |e: KafkaError| e.rdkafka_error_code().map_or(e.to_string(), |code| code.to_string());
+            let why = self.reach.take_kept_out().unwrap_or_else(|| code(e));
+            format!("no answer from Kafka: {why}")
         })?;
         match metadata.topics().first().map(|topic| (topic.error(), topic.partitions().len())) {
             Some((None, 1..)) => Ok(()),

@@ -36,12 +36,15 @@ struct State {
     stopped: bool,
     /// Trouble with records was logged since the log answered last.
     trouble_said: bool,
+    /// What kept the producer out, if it was told since it was asked last.
+    kept_out: Option<String>,
 }
 
 impl Reach {
     pub(crate) fn new(health: Health) -> Self {
         health.not_ready(PART, "not reached yet");
-        let state = State { answer: None, look_again: false, stopped: false, trouble_said: false };
+        let state =
+            State { answer: None, look_again: false, stopped: false, trouble_said: false, kept_out: None };
         Self { health, state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -57,6 +60,15 @@ impl Reach {
         if !std::mem::replace(&mut self.lock().trouble_said, true) {
             tracing::warn!(%error, "webhooks do not get into the log and are answered with 503");
         }
+    }
+
+    /// Kafka does not let the producer in, and why.
+    pub(crate) fn kept_out(&self, why: String) {
+        self.lock().kept_out = Some(why);
+    }
+
+    pub(crate) fn take_kept_out(&self) -> Option<String> {
+        self.lock().kept_out.take()
     }
 
     pub(crate) fn stop(&self) {

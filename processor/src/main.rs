@@ -52,6 +52,21 @@ enum Cmd {
         #[arg(long, default_value_t = 50_000)]
         rate: u64,
     },
+    /// Looks after the sink.
+    Sink {
+        #[command(subcommand)]
+        command: SinkCmd,
+    },
+}
+
+#[derive(Subcommand)]
+enum SinkCmd {
+    /// Makes the sink's tables where they are missing, or brings them to this version, as `run` does: for a
+    /// configuration whose user may create tables, where that of `run` may not.
+    Init {
+        #[command(flatten)]
+        which: Which,
+    },
 }
 
 /// The form of what is printed.
@@ -92,6 +107,9 @@ fn main() -> ExitCode {
         }
         Cmd::Verify { which, output, rate } => {
             with_config(&which, |config, pipeline| verify(config, &which.pipeline, pipeline, output, rate))
+        }
+        Cmd::Sink { command: SinkCmd::Init { which } } => {
+            with_config(&which, |config, pipeline| init_sink(config, &which.pipeline, pipeline))
         }
         Cmd::Check { which } => {
             with_config(&which, |config, pipeline| check(config, &which.pipeline, pipeline))
@@ -140,6 +158,21 @@ fn check(config: &Config, name: &str, pipeline: &PipelineConfig) -> anyhow::Resu
 }
 
 #[allow(clippy::print_stdout, reason = "the output that was asked for")]
+fn init_sink(config: &Config, name: &str, pipeline: &PipelineConfig) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let cluster_id = runtime.block_on(processor::run::cluster_id(config))?;
+    let topic = config.log.topic.clone();
+    let context = processor::sink::Context { pipeline: name.to_owned(), cluster_id, topic };
+    match processor::sink::open(&pipeline.sink, &context)? {
+        Some(sink) if sink.keeps_fence() => {
+            println!("pipeline {name}: the sink's tables are there, and its own")
+        }
+        Some(_) | None => println!("pipeline {name}: this sink has no tables"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[allow(clippy::print_stdout, reason = "the output that was asked for")]
 fn status(
     config: &Config,
     name: &str,
@@ -169,7 +202,7 @@ fn verify(
     let topic = config.log.topic.clone();
     let stores = processor::store::SledStores::new(&pipeline.state_dir, &cluster_id, &topic, name);
     let sink_context = processor::sink::Context { pipeline: name.to_owned(), cluster_id, topic };
-    let sink = processor::sink::open(&pipeline.sink, &sink_context)?;
+    let sink = processor::sink::open(&pipeline.sink, &sink_context)?.filter(|sink| sink.keeps_fence());
     let stores = Some(stores);
     let proofs = Verifier { config, pipeline, context: &context, sink, stores, rate }.verify()?;
     match output {

@@ -11,7 +11,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use metrics_exporter_prometheus::PrometheusHandle;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use shared::admin::{self, Health};
-use shared::config::{Config, PipelineConfig, SinkConfig};
+use shared::config::{Config, PipelineConfig};
 use shared::topics::{self, TopicError};
 
 use crate::clock::SystemClock;
@@ -260,19 +260,16 @@ fn lane_config(config: &Config, name: &str, pipeline: &PipelineConfig, instance:
         checkpoint_records_max: usize::try_from(pipeline.checkpoint.events_max).unwrap_or(usize::MAX),
         snapshot_after: pipeline.checkpoint.snapshot_after.0,
         snapshot_chunk_bytes: crate::snapshot::CHUNK_BYTES,
-        output_topic: match &pipeline.sink {
-            SinkConfig::Kafka(sink) => Some(sink.topic.clone()),
-            SinkConfig::Postgres(_) | SinkConfig::Sqlite(_) => None,
-        },
+        output_topic: pipeline.sink.topic().map(str::to_owned),
         names: Names {
             pipeline: name.to_owned(),
             group: group_name(name),
             topic: config.log.topic.clone(),
             dead_letters: topics::dead_letters_name(name),
-            sink: match &pipeline.sink {
-                SinkConfig::Kafka(sink) => SinkNames::Topic(sink.topic.clone()),
-                SinkConfig::Postgres(_) => SinkNames::Database { system: "postgresql", operation: "COPY" },
-                SinkConfig::Sqlite(_) => SinkNames::Database { system: "sqlite", operation: "INSERT" },
+            sink: match (pipeline.sink.topic(), pipeline.sink.database()) {
+                (Some(topic), _) => SinkNames::Topic(topic.to_owned()),
+                (None, Some((system, operation))) => SinkNames::Database { system, operation },
+                (None, None) => SinkNames::None,
             },
         },
     }

@@ -3,9 +3,21 @@
 //!
 //! Another sink is one file in `sink/`, an implementation of [`Sink`], and a variant in the configuration.
 
+#[cfg(feature = "http")]
+mod http;
+#[cfg(feature = "mongodb")]
+mod mongodb;
+#[cfg(feature = "mysql")]
+mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(
+    feature = "http",
+    feature = "mongodb",
+    feature = "mysql",
+    feature = "postgres",
+    feature = "sqlite"
+))]
 mod rows;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -34,8 +46,19 @@ pub trait Sink: Send {
     /// statement moves the fence.
     ///
     /// # Errors
-    /// Nothing of the batch is applied, except after [`SinkError::Retry`], where that is not known.
+    /// Nothing of the batch is applied, except after [`SinkError::Retry`], where that is not known, and in a sink
+    /// whose batches are not transactions, which passes over what is applied when it is delivered again.
     fn deliver(&mut self, batch: &Batch<'_>) -> Result<(), SinkError>;
+
+    /// Whether the sink stores its fence. Where it does not, the fence is the last checkpoint's, as
+    /// [`Sink::resume`] is told, and nothing can be counted or compared with it.
+    fn keeps_fence(&self) -> bool {
+        true
+    }
+
+    /// Told before a claim: the fence in the partition's last checkpoint, and the offset of the log below which
+    /// everything was applied, should the journal be lost. For a sink that stores no fence.
+    fn resume(&mut self, _partition: i32, _checkpointed: Option<Fence>, _applied_below: i64) {}
 
     /// Counts the events of a partition that are applied up to and including a position.
     ///
@@ -109,6 +132,18 @@ pub fn open(config: &SinkConfig, context: &Context) -> Result<Option<Box<dyn Sin
         SinkConfig::Postgres(config) => Ok(Some(Box::new(postgres::Postgres::open(config, context)?))),
         #[cfg(not(feature = "postgres"))]
         SinkConfig::Postgres(_) => Err(left_out("postgres")),
+        #[cfg(feature = "mysql")]
+        SinkConfig::Mysql(config) => Ok(Some(Box::new(mysql::Mysql::open(config, context)?))),
+        #[cfg(not(feature = "mysql"))]
+        SinkConfig::Mysql(_) => Err(left_out("mysql")),
+        #[cfg(feature = "mongodb")]
+        SinkConfig::Mongodb(config) => Ok(Some(Box::new(mongodb::Mongodb::open(config, context)?))),
+        #[cfg(not(feature = "mongodb"))]
+        SinkConfig::Mongodb(_) => Err(left_out("mongodb")),
+        #[cfg(feature = "http")]
+        SinkConfig::Http(config) => Ok(Some(Box::new(http::Http::open(config, context)?))),
+        #[cfg(not(feature = "http"))]
+        SinkConfig::Http(_) => Err(left_out("http")),
         #[cfg(feature = "sqlite")]
         SinkConfig::Sqlite(config) => Ok(Some(Box::new(sqlite::Sqlite::open(config, context)?))),
         #[cfg(not(feature = "sqlite"))]
@@ -123,11 +158,15 @@ pub fn open(config: &SinkConfig, context: &Context) -> Result<Option<Box<dyn Sin
 /// # Errors
 /// The sink of this configuration is not in the program.
 pub fn check_built_in(config: &SinkConfig) -> Result<(), SinkError> {
-    match config {
-        SinkConfig::Postgres(_) if cfg!(not(feature = "postgres")) => Err(left_out("postgres")),
-        SinkConfig::Sqlite(_) if cfg!(not(feature = "sqlite")) => Err(left_out("sqlite")),
-        SinkConfig::Postgres(_) | SinkConfig::Sqlite(_) | SinkConfig::Kafka(_) => Ok(()),
-    }
+    let (feature, is_built_in) = match config {
+        SinkConfig::Postgres(_) => ("postgres", cfg!(feature = "postgres")),
+        SinkConfig::Mysql(_) => ("mysql", cfg!(feature = "mysql")),
+        SinkConfig::Mongodb(_) => ("mongodb", cfg!(feature = "mongodb")),
+        SinkConfig::Http(_) => ("http", cfg!(feature = "http")),
+        SinkConfig::Sqlite(_) => ("sqlite", cfg!(feature = "sqlite")),
+        SinkConfig::Kafka(_) => return Ok(()),
+    };
+    if is_built_in { Ok(()) } else { Err(left_out(feature)) }
 }
 
 fn left_out(feature: &str) -> SinkError {

@@ -1,15 +1,14 @@
 //! The PostgreSQL sink on a real server: the promises of every sink with a fence, and PostgreSQL's own.
 //!
-//! `tests/run e2e` has what they need; without it they fail and say so.
+//! `tests/run sinks` has what they need; without it they fail and say so.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test: a panic is its way to fail")]
 
 mod sink_contract;
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,11 +17,14 @@ use processor::position::Epoch;
 use processor::sink::{self, Sink, SinkError};
 use shared::config::{PostgresSinkConfig, SinkConfig};
 
+use sink_contract::remote::{self, Remote};
 use sink_contract::{
-    Owner, Place, StoredEntity, StoredEvent, context, effect, epoch, event, open, promises, simple,
+    Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, ids, open,
+    promises, retried, rows_dropped_in_silence_halt, simple,
 };
 
 promises!(Schema::new());
+remote::promises!(Schema::new());
 
 fn server_url() -> String {
     hookline_tests::postgres::Postgres::shared().url()
@@ -67,6 +69,11 @@ impl Schema {
     fn read<T>(&self, sql: &str, read: impl Fn(&Row) -> T) -> Vec<T> {
         let rows = admin().query(&sql.replace("{schema}", &self.quoted()), &[]).unwrap();
         rows.iter().map(read).collect()
+    }
+
+    /// Runs SQL with the schema's name in place of `{schema}`.
+    fn run(&self, sql: &str) {
+        admin().batch_execute(&sql.replace("{schema}", &self.quoted())).unwrap();
     }
 
     fn backends(&self, and: &str) -> i64 {
@@ -152,22 +159,51 @@ impl Place for Schema {
         })
     }
 
-    fn run(&self, sql: &str) {
-        admin().batch_execute(&sql.replace("{schema}", &self.quoted())).unwrap();
+    fn tamper(&self, how: Tamper) {
+        self.run(&how.sql("{schema}."));
     }
 
     fn refuse_bad(&self) {
         self.run("ALTER TABLE {schema}.hookline_events ADD CONSTRAINT no_bad CHECK (type <> 'bad')");
     }
+}
 
-    fn swallow_bad(&self) {
-        self.run(
+impl Remote for Schema {
+    fn address(&self) -> SocketAddr {
+        let config: postgres::Config = server_url().parse().unwrap();
+        let host = match config.get_hosts() {
+            [postgres::config::Host::Tcp(host)] => host.clone(),
+            other => panic!("not one TCP host: {other:?}"),
+        };
+        (host, config.get_ports()[0]).to_socket_addrs().unwrap().next().unwrap()
+    }
+
+    fn config_at(&self, host: &str, port: u16) -> SinkConfig {
+        let config: postgres::Config = server_url().parse().unwrap();
+        let (user, database) = (config.get_user().unwrap(), config.get_dbname().unwrap());
+        let url = format!("host={host} port={port} user={user} password=hunter2 dbname={database}");
+        self.via(url).config()
+    }
+
+    fn wrong_credentials(&self) -> Vec<SinkConfig> {
+        let refuses = refusing_server(b"28P01", "password authentication failed for user \"u\"");
+        [refuses, with_parameter("password=hunter2&user=hookline_nobody")]
+            .map(|url| self.via(url).config())
+            .into()
+    }
+}
+
+#[test]
+fn a_trigger_that_drops_rows_in_silence_halts() {
+    let schema = Schema::new();
+    rows_dropped_in_silence_halt(&schema, || {
+        schema.run(
             "CREATE FUNCTION {schema}.swallow() RETURNS trigger LANGUAGE plpgsql AS \
              $$ BEGIN IF new.type = 'bad' THEN RETURN NULL; END IF; RETURN new; END $$; \
              CREATE TRIGGER swallow BEFORE INSERT ON {schema}.hookline_events FOR EACH ROW \
              EXECUTE FUNCTION {schema}.swallow()",
         );
-    }
+    });
 }
 
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -176,27 +212,6 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(Instant::now() < until, "{what} did not come about");
         thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// The message of an outcome that says: try again.
-fn retried<T>(outcome: Result<T, SinkError>) -> String {
-    match outcome {
-        Err(SinkError::Retry(message)) => message,
-        Err(other) => panic!("not to be tried again: {other:?}"),
-        Ok(_) => panic!("a success"),
-    }
-}
-
-fn halted<T>(outcome: Result<T, SinkError>) -> String {
-    match outcome {
-        Err(SinkError::Halt(message)) => message,
-        Err(other) => panic!("not halted: {other:?}"),
-        Ok(_) => panic!("a success"),
-    }
-}
-
-fn ids(schema: &Schema) -> Vec<String> {
-    schema.events().into_iter().map(|event| event.id).collect()
 }
 
 #[test]
@@ -288,60 +303,12 @@ fn a_claim_counts_what_the_former_owner_commits_meanwhile() {
 }
 
 #[test]
-fn an_answer_lost_after_the_commit_is_neither_lost_nor_doubled() {
-    let schema = Schema::new();
-    let proxy = Proxy::start();
-    let mut owner = Owner::claim(&schema.via(proxy.url()), 0, epoch(1));
-    owner.deliver(&[simple(1)]).unwrap();
-    proxy.set(CUT_AFTER_COMMIT);
-    retried(owner.deliver(&[simple(2), simple(3)]));
-    proxy.set(PASS);
-    owner.fence = owner.sink.claim(0, epoch(2)).unwrap();
-    assert_eq!(owner.fence.position, simple(3).position);
-    owner.deliver(&[simple(4)]).unwrap();
-    assert_eq!(ids(&schema), ["e1", "e2", "e3", "e4"]);
-}
-
-#[test]
-fn a_server_that_hangs_is_given_up_within_the_time_outs() {
-    let schema = Schema::new();
-    let proxy = Proxy::start();
-    let mut owner = Owner::claim(&schema.via(proxy.url()), 0, epoch(1));
-    proxy.set(HANG);
-    let started = Instant::now();
-    retried(owner.deliver(&[simple(1)]));
-    assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
-    proxy.set(PASS);
-    owner.fence = owner.sink.claim(0, epoch(2)).unwrap();
-    owner.deliver(&[simple(1)]).unwrap();
-    assert_eq!(ids(&schema), ["e1"]);
-}
-
-#[test]
-fn an_unreachable_server_is_tried_again() {
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    for host in [closed.to_string(), "no-such-host.invalid:5432".to_owned()] {
-        let schema = Schema::new().via(format!("postgres://hunter1:hunter2@{host}/postgres"));
-        let message = retried(open(&schema));
-        assert!(message.contains(&host) && !message.contains("hunter"), "{message}");
-    }
-}
-
-/// A server as it greets someone whose password is wrong: which a server that trusts everybody never does.
-#[test]
-fn a_wrong_password_halts() {
-    let url = refusing_server(b"28P01", "password authentication failed for user \"u\"");
-    let message = halted(open(&Schema::new().via(url)));
-    assert!(message.contains("28P01") && message.contains("sink.postgres.url"), "{message}");
-    assert!(!message.contains("hunter2"), "{message}");
-}
-
-#[test]
 fn a_server_without_a_free_connection_is_tried_again() {
     let url = refusing_server(b"53300", "sorry, too many clients already");
     assert!(retried(open(&Schema::new().via(url))).contains("53300"));
 }
 
+/// A server as it greets someone whom it refuses.
 fn refusing_server(code: &[u8], message: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -471,78 +438,4 @@ fn the_sink_works_on_any_thread_and_closes_its_session() {
     wait_until("the session's end", || schema.backends("") == 0);
     let opened: Box<dyn Sink> = sink::open(&schema.config(), &context()).unwrap().unwrap();
     drop(opened);
-}
-
-const PASS: u8 = 0;
-/// Nothing goes through any more; the connections stay open.
-const HANG: u8 = 1;
-/// The next COMMIT reaches the server; its answer does not come back.
-const CUT_AFTER_COMMIT: u8 = 2;
-
-/// Stands between the sink and the server.
-struct Proxy {
-    port: u16,
-    mode: Arc<AtomicU8>,
-}
-
-impl Proxy {
-    fn start() -> Self {
-        let config: postgres::Config = server_url().parse().unwrap();
-        let host = match config.get_hosts().first() {
-            Some(postgres::config::Host::Tcp(host)) => host.clone(),
-            _ => "127.0.0.1".to_owned(),
-        };
-        let server = (host, config.get_ports().first().copied().unwrap_or(5432));
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let mode = Arc::new(AtomicU8::new(PASS));
-        let shared = Arc::clone(&mode);
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let server = TcpStream::connect(&server).unwrap();
-                let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                let mode = Arc::clone(&shared);
-                thread::spawn(move || forward(from, to, &mode));
-                let mode = Arc::clone(&shared);
-                thread::spawn(move || forward(server, client, &mode));
-            }
-        });
-        Self { port, mode }
-    }
-
-    fn url(&self) -> String {
-        let config: postgres::Config = server_url().parse().unwrap();
-        let password = String::from_utf8_lossy(config.get_password().unwrap_or(b"x"));
-        format!(
-            "host=127.0.0.1 port={} user={} password={password} dbname={}",
-            self.port,
-            config.get_user().unwrap(),
-            config.get_dbname().unwrap()
-        )
-    }
-
-    fn set(&self, mode: u8) {
-        self.mode.store(mode, Ordering::SeqCst);
-    }
-}
-
-fn forward(mut from: TcpStream, mut to: TcpStream, mode: &AtomicU8) {
-    let mut buffer = [0; 64 * 1024];
-    while let Ok(count @ 1..) = from.read(&mut buffer) {
-        let chunk = &buffer[..count];
-        match mode.load(Ordering::SeqCst) {
-            HANG => continue,
-            // Ends the word as a statement, which START TRANSACTION's READ COMMITTED does not.
-            CUT_AFTER_COMMIT if chunk.windows(7).any(|word| word == b"COMMIT\0") => {
-                mode.store(HANG, Ordering::SeqCst);
-                let _ = to.write_all(chunk);
-                break;
-            }
-            _ => {}
-        }
-        if to.write_all(chunk).is_err() {
-            break;
-        }
-    }
-    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
 }

@@ -6,6 +6,7 @@
 mod ingest;
 mod kafka;
 mod pipeline;
+mod sink;
 mod source;
 
 use std::collections::BTreeMap;
@@ -15,11 +16,12 @@ pub use ingest::{IngestConfig, TlsFiles};
 pub use kafka::{
     Broker, KafkaConfig, LogConfig, SaslConfig, SaslMechanism, SecurityProtocol, TlsClientConfig,
 };
-pub use pipeline::{
-    CheckpointConfig, FoldLimits, GapPolicy, KafkaSinkConfig, PipelineConfig, PostgresSinkConfig, SinkConfig,
+pub use pipeline::{CheckpointConfig, FoldLimits, GapPolicy, PipelineConfig};
+use serde::Deserialize;
+pub use sink::{
+    HttpSinkConfig, KafkaSinkConfig, MongodbSinkConfig, MysqlSinkConfig, PostgresSinkConfig, SinkConfig,
     SqliteSinkConfig,
 };
-use serde::Deserialize;
 pub use source::{
     ArrayBody, ConnectionConfig, Encoding, Hash, HmacScheme, OrderConfig, RuleConfig, Secret, SequenceOrder,
     SimpleScheme, SourceConfig, VerifyConfig, VersionOrder, type_matches,

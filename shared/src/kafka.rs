@@ -1,10 +1,13 @@
 //! Settings of every Kafka client that Hookline starts, in one place.
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use secrecy::ExposeSecret;
 
 use crate::config::{KafkaConfig, SaslMechanism, SecurityProtocol};
@@ -54,6 +57,51 @@ pub fn client(config: &KafkaConfig, client_id: &str) -> ClientConfig {
         c.set(key, value.get_ref());
     }
     c
+}
+
+/// What keeps a client out, in librdkafka's words, where waiting is not enough: somebody has to change something.
+/// The same words every time, without the numbers that librdkafka adds.
+#[must_use]
+pub fn kept_out(error: &KafkaError, reason: &str) -> Option<String> {
+    let code = error.rdkafka_error_code()?;
+    let codes = [RDKafkaErrorCode::Authentication, RDKafkaErrorCode::SSL, RDKafkaErrorCode::Resolve];
+    let words = reason.split(" (after ").next().unwrap_or(reason);
+    codes.contains(&code).then(|| words.to_owned())
+}
+
+/// What keeps a client of this configuration out, if that is what is wrong: asked with a client of its own, for at
+/// most `timeout`. Blocking.
+#[must_use]
+pub fn what_keeps_out(config: &KafkaConfig, timeout: Duration) -> Option<String> {
+    let told = Told::default();
+    let asker: BaseProducer<Told> = client(config, "hookline").create_with_context(told.clone()).ok()?;
+    let until = Instant::now() + timeout;
+    while Instant::now() < until {
+        asker.poll(Duration::from_millis(50));
+        let found = told.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+/// A client's context that keeps what it was told.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Option<String>>>);
+
+impl ClientContext for Told {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if let Some(why) = kept_out(&error, reason) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        }
+    }
+}
+
+impl ProducerContext for Told {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, (): Self::DeliveryOpaque) {}
 }
 
 /// Asks Kafka for a topic with a client of its own, for at most `timeout`. Blocking.

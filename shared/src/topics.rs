@@ -17,6 +17,9 @@ pub const OVERHEAD_BYTES: u64 = 64 * 1024;
 /// How long one request to the cluster may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a fresh client looks for why it is not let in.
+const ASK: Duration = Duration::from_secs(2);
+
 /// How often a topic that exists is looked for, and how long between.
 const LOOKS_MAX: u32 = 50;
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -42,6 +45,9 @@ pub enum TopicError {
     /// The cluster cannot be reached, or refuses. Worth another try.
     #[error("topics cannot be checked: {0}")]
     Kafka(#[from] KafkaError),
+    /// The cluster does not let this program in.
+    #[error("topics cannot be checked: {0}")]
+    KeptOut(String),
     /// The cluster refused to create the topic.
     #[error("topic {0} cannot be created: {1}; create it by hand as `--dry-run` prints it, or allow Create")]
     Create(String, RDKafkaErrorCode),
@@ -83,7 +89,7 @@ impl TopicError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Kafka(_) | Self::NotYet(_) => true,
+            Self::Kafka(_) | Self::KeptOut(_) | Self::NotYet(_) => true,
             Self::Create(_, code) | Self::Describe(_, code) => matches!(
                 code,
                 RDKafkaErrorCode::RequestTimedOut
@@ -207,13 +213,25 @@ pub async fn ensure(kafka: &KafkaConfig, topics: &[Topic]) -> Result<(), TopicEr
     let admin: AdminClient<DefaultClientContext> = crate::kafka::client(kafka, "hookline-admin").create()?;
     let options = AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT));
     for topic in topics {
-        if create(&admin, &options, topic).await? {
-            tracing::info!(topic = topic.name, partitions = topic.partitions, "topic created");
-        } else {
-            check(&admin, &options, topic).await?;
-        }
+        ensure_one(&admin, &options, topic).await.map_err(|error| {
+            let ask = || crate::kafka::what_keeps_out(kafka, ASK);
+            let kept_out = matches!(error, TopicError::Kafka(_)).then(|| tokio::task::block_in_place(ask));
+            kept_out.flatten().map_or(error, TopicError::KeptOut)
+        })?;
     }
     Ok(())
+}
+
+async fn ensure_one(
+    admin: &AdminClient<DefaultClientContext>,
+    options: &AdminOptions,
+    topic: &Topic,
+) -> Result<(), TopicError> {
+    if create(admin, options, topic).await? {
+        tracing::info!(topic = topic.name, partitions = topic.partitions, "topic created");
+        return Ok(());
+    }
+    check(admin, options, topic).await
 }
 
 /// Whether the topic was missing and is now there.

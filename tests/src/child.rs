@@ -14,7 +14,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 use crate::wait;
 
@@ -36,6 +36,34 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
     command
+}
+
+/// The same as another user, where this is root: some servers refuse to be that.
+#[must_use]
+pub fn command_as(user: &str, program: impl AsRef<OsStr>) -> Command {
+    if !geteuid().is_root() {
+        return command(program);
+    }
+    // The signal at the parent's death is forgotten when the user changes, so it is asked for after that.
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid", user, "--regid", user, "--init-groups", "--reset-env", "--"])
+        .args(["setpriv", "--pdeathsig", "KILL", "--"])
+        .arg(program)
+        .current_dir("/");
+    command
+}
+
+/// Gives files to another user, where this is root. `package` is the Debian package that makes the user.
+///
+/// # Panics
+/// When there is no such user.
+pub fn give_to<P: AsRef<OsStr>>(user: &str, package: &str, paths: impl IntoIterator<Item = P>) {
+    if geteuid().is_root() {
+        let status = Command::new("chown").arg(user).args(paths).status();
+        let given = status.is_ok_and(|status| status.success());
+        assert!(given, "there is no user {user}: Debian's package {package} makes it (run tests/run sinks)");
+    }
 }
 
 impl Child {

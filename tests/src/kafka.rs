@@ -25,6 +25,52 @@ pub struct Kafka {
     process: Option<Child>,
     scratch: TempDir,
     port: u16,
+    secured: Option<Secured>,
+}
+
+/// A second listener of a broker, with TLS and SASL (PLAIN and SCRAM).
+#[derive(Clone, Debug)]
+pub struct Secured {
+    port: u16,
+    /// The certificate, which is its own authority, in PEM.
+    pub certificate: String,
+}
+
+impl Secured {
+    /// The one user.
+    pub const USER: &str = "hookline";
+    /// The user's password.
+    pub const PASSWORD: &str = "open-sesame-7f3c";
+
+    /// What clients call `bootstrap.servers`.
+    #[must_use]
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    fn make(scratch: &Path) -> Self {
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).expect("a certificate");
+        let certificate = made.cert.pem();
+        let store = made.signing_key.serialize_pem() + &certificate;
+        fs::write(scratch.join("secured.pem"), store).expect("secured.pem");
+        Self { port: ports::free(), certificate }
+    }
+
+    fn settings(&self, scratch: &Path) -> Vec<(String, String)> {
+        let key = |name: &str| format!("listener.name.secured.{name}");
+        let (user, password) = (Self::USER, Self::PASSWORD);
+        let modules = "org.apache.kafka.common.security";
+        let scram = format!("{modules}.scram.ScramLoginModule required;");
+        let plain = format!("{modules}.plain.PlainLoginModule required user_{user}=\"{password}\";");
+        vec![
+            (key("ssl.keystore.type"), "PEM".to_owned()),
+            (key("ssl.keystore.location"), scratch.join("secured.pem").display().to_string()),
+            (key("sasl.enabled.mechanisms"), "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512".to_owned()),
+            (key("plain.sasl.jaas.config"), plain),
+            (key("scram-sha-256.sasl.jaas.config"), scram.clone()),
+            (key("scram-sha-512.sasl.jaas.config"), scram),
+        ]
+    }
 }
 
 impl Kafka {
@@ -43,14 +89,39 @@ impl Kafka {
     /// When it does not come up.
     #[must_use]
     pub fn start_with(settings: &[(&str, &str)]) -> Self {
+        Self::start_in(setup::scratch("kafka"), None, settings)
+    }
+
+    /// As [`Kafka::start`], with a second listener.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn start_secured() -> Self {
         let scratch = setup::scratch("kafka");
+        let secured = Secured::make(scratch.path());
+        let settings = secured.settings(scratch.path());
+        let settings: Vec<(&str, &str)> = settings.iter().map(|(k, v)| (&**k, &**v)).collect();
+        Self::start_in(scratch, Some(secured), &settings)
+    }
+
+    fn start_in(scratch: TempDir, secured: Option<Secured>, settings: &[(&str, &str)]) -> Self {
         let port = ports::free();
-        fs::write(scratch.path().join("server.properties"), properties(scratch.path(), port, settings))
-            .expect("server.properties");
-        format_storage(scratch.path());
-        let mut kafka = Self { process: None, scratch, port };
+        let properties = properties(scratch.path(), port, secured.as_ref(), settings);
+        fs::write(scratch.path().join("server.properties"), properties).expect("server.properties");
+        format_storage(scratch.path(), secured.is_some());
+        let mut kafka = Self { process: None, scratch, port, secured };
         kafka.restart();
         kafka
+    }
+
+    /// The second listener of [`Kafka::start_secured`].
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn secured(&self) -> &Secured {
+        self.secured.as_ref().expect("a secured listener")
     }
 
     /// The broker that all tests of one binary share, started when first asked for. Tests that stop their
@@ -150,11 +221,14 @@ pub fn client_config(bootstrap: &str) -> ClientConfig {
     config
 }
 
-fn properties(scratch: &Path, port: u16, settings: &[(&str, &str)]) -> String {
+fn properties(scratch: &Path, port: u16, secured: Option<&Secured>, settings: &[(&str, &str)]) -> String {
     let controller = ports::free();
     let data = scratch.join("data").display().to_string();
-    let listeners = format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}");
-    let advertised = format!("PLAINTEXT://127.0.0.1:{port}");
+    let mut advertised = format!("PLAINTEXT://127.0.0.1:{port}");
+    if let Some(Secured { port, .. }) = secured {
+        advertised += &format!(",SECURED://127.0.0.1:{port}");
+    }
+    let listeners = format!("{advertised},CONTROLLER://127.0.0.1:{controller}");
     let voters = format!("1@127.0.0.1:{controller}");
     let usual = [
         ("process.roles", "broker,controller"),
@@ -162,6 +236,7 @@ fn properties(scratch: &Path, port: u16, settings: &[(&str, &str)]) -> String {
         ("controller.quorum.voters", &voters),
         ("controller.listener.names", "CONTROLLER"),
         ("listeners", &listeners),
+        ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURED:SASL_SSL"),
         ("advertised.listeners", &advertised),
         ("log.dirs", &data),
         // As in production, where a missing topic is an error.
@@ -194,12 +269,14 @@ fn properties(scratch: &Path, port: u16, settings: &[(&str, &str)]) -> String {
     lines.join("\n")
 }
 
-fn format_storage(scratch: &Path) {
-    let output = java("kafka.tools.StorageTool")
-        .args(["format", "--cluster-id", CLUSTER_ID, "--config"])
-        .arg(scratch.join("server.properties"))
-        .output()
-        .expect("java (tests/run installs it)");
+fn format_storage(scratch: &Path, with_user: bool) {
+    let mut format = java("kafka.tools.StorageTool");
+    format.args(["format", "--cluster-id", CLUSTER_ID, "--config"]).arg(scratch.join("server.properties"));
+    for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"].iter().filter(|_| with_user) {
+        let (user, password) = (Secured::USER, Secured::PASSWORD);
+        format.args(["--add-scram", &format!("{mechanism}=[name={user},password={password}]")]);
+    }
+    let output = format.output().expect("java (tests/run installs it)");
     assert!(
         output.status.success(),
         "Kafka's storage cannot be formatted: {}{}",

@@ -8,15 +8,18 @@
 
 pub mod child;
 pub mod collector;
+pub mod ferretdb;
 pub mod http;
 pub mod kafka;
 pub mod kafka_read;
 pub mod kafka_topics;
 pub mod kafka_write;
+pub mod mariadb;
 pub mod metrics;
 pub mod octokit;
 pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod setup;
+pub mod tls;
 pub mod wait;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use postgres::{Client, NoTls, SimpleQueryMessage};
-use rustix::process::{Signal, geteuid};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::child::{self, Child};
@@ -41,13 +41,7 @@ impl Postgres {
         let scratch = setup::scratch("pg");
         let data = scratch.path().join("data");
         fs::create_dir(&data).expect("a data directory");
-        if geteuid().is_root() {
-            let status = Command::new("chown").arg(ROOT_RUNS_AS).args([scratch.path(), &data]).status();
-            assert!(
-                status.is_ok_and(|s| s.success()),
-                "there is no user {ROOT_RUNS_AS}: Debian's package postgresql makes it (run tests/run e2e)"
-            );
-        }
+        child::give_to(ROOT_RUNS_AS, "postgresql", [scratch.path(), &data]);
         let port = ports::free();
         init_cluster(&data);
         configure(&data, scratch.path(), port);
@@ -180,16 +174,5 @@ fn configure(data: &Path, socket_dir: &Path, port: u16) {
 
 /// A command for one of PostgreSQL's programs, killed when the tests end.
 fn as_unprivileged(program: &str) -> Command {
-    let program = setup::postgres_bin().join(program);
-    if !geteuid().is_root() {
-        return child::command(program);
-    }
-    // The signal at the parent's death is forgotten when the user changes, so it is asked for after that.
-    let mut command = Command::new("setpriv");
-    command
-        .args(["--reuid", ROOT_RUNS_AS, "--regid", ROOT_RUNS_AS, "--init-groups", "--reset-env", "--"])
-        .args(["setpriv", "--pdeathsig", "KILL", "--"])
-        .arg(program)
-        .current_dir("/");
-    command
+    child::command_as(ROOT_RUNS_AS, setup::postgres_bin().join(program))
 }

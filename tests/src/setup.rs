@@ -26,6 +26,26 @@ pub fn postgres_bin() -> PathBuf {
     required("HOOKLINE_POSTGRES_BIN")
 }
 
+/// The stand-in for MongoDB that `tests/run sinks` builds.
+#[must_use]
+pub fn ferretdb() -> PathBuf {
+    test_tools().join("ferretdb/ferretdb")
+}
+
+/// A program of a Debian package, which may stand where only root looks for it.
+///
+/// # Panics
+/// When it is not there.
+#[must_use]
+pub fn debian_program(name: &str, package: &str) -> PathBuf {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found =
+        env::split_paths(&path).chain(["/usr/sbin".into()]).map(|dir| dir.join(name)).find(|p| p.is_file());
+    found.unwrap_or_else(|| {
+        panic!("there is no {name}: Debian's package {package} has it; run tests/run sinks")
+    })
+}
+
 /// A program of the virtual environment: `python`, `node`.
 #[must_use]
 pub fn tool(name: &str) -> PathBuf {
@@ -52,7 +72,7 @@ pub fn package_file(path: &str) -> PathBuf {
 
 /// A new directory, removed with the value; `tests/run` removes what a killed test leaves.
 ///
-/// Other users may enter it: as root, PostgreSQL runs as another user.
+/// Other users may enter it: as root, the databases run as another user.
 #[must_use]
 pub fn scratch(name: &str) -> TempDir {
     let base = required("HOOKLINE_TEST_TMP");

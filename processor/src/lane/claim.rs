@@ -138,7 +138,10 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let replay = self.restore(claim, epoch)?;
         let (mut state, mark, journal_fence) = (replay.state, replay.mark, replay.fence);
         let fence = match &mut self.sink {
-            Some(sink) => Some(sink.claim(partition, epoch)?),
+            Some(sink) => {
+                sink.resume(partition, journal_fence, claim.committed.offset.unwrap_or(0));
+                Some(sink.claim(partition, epoch)?)
+            }
             None => None,
         };
         if let (Some(found), Some(expected)) = (fence, journal_fence)

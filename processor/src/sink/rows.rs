@@ -1,6 +1,6 @@
-//! A batch as rows of tables: what both SQL sinks store, and the checks that need no server.
+//! A batch as rows: what every sink stores, and the checks that need no server.
 //!
-//! Reads headers and bodies, never writes. Called by the sinks with tables.
+//! Reads headers and bodies, never writes. Called by the sinks.
 
 use std::collections::HashSet;
 

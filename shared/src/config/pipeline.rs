@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::{ConfigError, LogConfig, Places, SourceConfig};
-use crate::secret::SecretRef;
+use super::{ConfigError, LogConfig, Places, SinkConfig, SourceConfig};
 use crate::units::{Size, Span};
 
 /// One pipeline: sources, a fold, a sink.
@@ -18,7 +16,7 @@ use crate::units::{Size, Span};
 pub struct PipelineConfig {
     /// The sources whose events are applied; the others' are counted as ignored. Default: all.
     pub sources: Option<Vec<Spanned<String>>>,
-    /// Where events are applied: one of `sink.postgres`, `sink.sqlite`, `sink.kafka`.
+    /// Where events are applied: one of the sinks in `sink.rs`, such as `sink.postgres`.
     pub sink: SinkConfig,
     /// The directory of the local state (a cache: it can be rebuilt from Kafka).
     pub state_dir: PathBuf,
@@ -95,59 +93,6 @@ impl Default for CheckpointConfig {
     }
 }
 
-/// Where events are applied.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SinkConfig {
-    /// Tables in PostgreSQL.
-    Postgres(PostgresSinkConfig),
-    /// Tables in an SQLite file, for one instance.
-    Sqlite(SqliteSinkConfig),
-    /// A topic of the same Kafka cluster.
-    Kafka(KafkaSinkConfig),
-}
-
-/// The PostgreSQL sink.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PostgresSinkConfig {
-    /// The connection string (`postgres://user:password@host/db`), by reference since it holds a password.
-    pub url: Spanned<SecretRef>,
-    /// The connection string as read; none where it was not asked for ([`super::Secrets`]).
-    #[serde(skip)]
-    pub url_value: Option<SecretString>,
-    /// The schema that the tables stand in. Created if it is missing.
-    #[serde(default = "default_schema")]
-    pub schema: String,
-    /// How long one statement may take.
-    #[serde(default = "default_statement_timeout")]
-    pub statement_timeout: Span,
-}
-
-fn default_schema() -> String {
-    "public".to_owned()
-}
-
-const fn default_statement_timeout() -> Span {
-    Span::secs(30)
-}
-
-/// The SQLite sink.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SqliteSinkConfig {
-    /// The database file.
-    pub path: PathBuf,
-}
-
-/// The Kafka sink: outputs are part of the checkpoint's transaction.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KafkaSinkConfig {
-    /// The topic. Created with as many partitions as the log has, if it is missing.
-    pub topic: String,
-}
-
 /// What to do when a gap's wait is over.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
@@ -199,19 +144,6 @@ impl PipelineConfig {
             let message = "is below the deduplication window (`fold.window`) of pipeline";
             return Err(at.error(None, "log.retention", &format!("{message} `{name}`; keep the log longer")));
         }
-        match &mut self.sink {
-            SinkConfig::Postgres(sink) if with_secrets => {
-                let value = sink.url.get_ref().read();
-                sink.url_value = Some(value.map_err(|e| {
-                    at.error(Some(sink.url.span()), &format!("{key}.sink.postgres.url"), &e.to_string())
-                })?);
-            }
-            SinkConfig::Kafka(sink) if sink.topic == log.topic => {
-                let message = "is the event log itself; name another topic";
-                return Err(at.error(None, &format!("{key}.sink.kafka.topic"), message));
-            }
-            SinkConfig::Postgres(_) | SinkConfig::Kafka(_) | SinkConfig::Sqlite(_) => {}
-        }
-        Ok(())
+        self.sink.resolve(at, &key, log, with_secrets)
     }
 }

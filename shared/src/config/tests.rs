@@ -31,7 +31,7 @@ fn the_example_parses_and_shows_every_key() {
     }
     let config = Config::parse(&filled, Path::new("hookline.example.toml"), Secrets::All).unwrap();
     assert_eq!(config.sources.len(), 3);
-    assert_eq!(config.pipelines.len(), 3);
+    assert_eq!(config.pipelines.len(), 6);
     let uncommented: String = filled
         .lines()
         .map(|line| match line.strip_prefix("# ") {

@@ -44,11 +44,15 @@ pub struct Span(opentelemetry_sdk::trace::Span);
 #[must_use]
 pub fn init(service: &str) -> Option<Exporter> {
     let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let asked =
-        var("OTEL_EXPORTER_OTLP_ENDPOINT").or_else(|| var("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")).is_some();
+    let endpoint =
+        var("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| var("OTEL_EXPORTER_OTLP_ENDPOINT"))?;
     let off = var("OTEL_SDK_DISABLED").is_some_and(|v| v.eq_ignore_ascii_case("true"))
         || var("OTEL_TRACES_EXPORTER").is_some_and(|v| v == "none");
-    if !asked || off {
+    if off {
+        return None;
+    }
+    if endpoint.starts_with("https:") {
+        tracing::error!("no traces: OTLP over TLS is not built in; send to a collector nearby, by http://");
         return None;
     }
     if let Some(protocol) =

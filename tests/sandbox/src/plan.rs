@@ -54,8 +54,8 @@ impl Plan {
     pub fn new(sizes: Sizes) -> Self {
         let rng = &mut Rng::new(sizes.seed);
         let webhooks = sizes.webhooks.max(WEBHOOKS_MIN);
-        let mut ids = Ids::default();
-        let mut numbers = Numbers::default();
+        let mut ids = Ids::new(sizes.seed);
+        let mut numbers = Numbers { seed: sizes.seed, given: 0 };
         let mut short = showcase(rng, &mut ids, &mut numbers, sizes.body_limit);
         let count = |stories: &[Story]| stories.iter().map(Story::len).sum::<usize>();
         let mut long: Vec<_> =
@@ -95,15 +95,18 @@ impl Plan {
     }
 }
 
-/// Gives out order numbers, each under both connections: two customers' order 4500000001 are two entities.
-#[derive(Default)]
-struct Numbers(u64);
+/// Gives out order numbers, each under both connections: two customers' order 4500000001-1 are two entities. The
+/// seed is part of a number, as of an id.
+struct Numbers {
+    seed: u64,
+    given: u64,
+}
 
 impl Numbers {
     fn next(&mut self) -> (crate::sources::Connection, String) {
-        let connection = CONNECTIONS[usize::from(self.0 % 2 == 1)];
-        let number = (FIRST_NUMBER + self.0 / 2).to_string();
-        self.0 += 1;
+        let connection = CONNECTIONS[usize::from(self.given % 2 == 1)];
+        let number = format!("{}-{}", FIRST_NUMBER + self.given / 2, self.seed);
+        self.given += 1;
         (connection, number)
     }
 }

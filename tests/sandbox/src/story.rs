@@ -50,19 +50,24 @@ impl Story {
     }
 }
 
-/// Counts that run through all stories: event ids and gaps.
-#[derive(Default)]
+/// Counts that run through all stories: event ids and gaps. The seed is part of an id, so that two plans into one
+/// log are two systems' events.
 pub(crate) struct Ids {
+    seed: u64,
     /// By connection: two customers' systems count for themselves, so that the same ids come from both.
     events: [u32; CONNECTIONS.len()],
     gaps: u32,
 }
 
 impl Ids {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { seed, events: [0; CONNECTIONS.len()], gaps: 0 }
+    }
+
     fn event(&mut self, connection: Connection) -> String {
         let n = CONNECTIONS.iter().position(|c| c.id == connection.id).unwrap_or(0);
         self.events[n] += 1;
-        format!("evt_{:08}", self.events[n])
+        format!("evt_{}_{:08}", self.seed, self.events[n])
     }
 }
 

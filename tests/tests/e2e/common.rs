@@ -68,6 +68,8 @@ pub(crate) enum Sink {
 pub(crate) struct Site {
     name: String,
     bootstrap: String,
+    /// How the programs reach Kafka, as the configuration says it.
+    kafka: String,
     partitions: u32,
     gap_wait: Duration,
     log_format: &'static str,
@@ -89,6 +91,7 @@ impl Site {
         Self {
             name: name.to_owned(),
             bootstrap: kafka.bootstrap(),
+            kafka: format!("bootstrap_servers = \"{}\"", kafka.bootstrap()),
             partitions,
             gap_wait: GAP_WAIT,
             log_format: "text",
@@ -106,6 +109,11 @@ impl Site {
         Self { log_format: "json", ..self }
     }
 
+    /// The programs reach Kafka in another way, which is given as lines of `[kafka]`.
+    pub(crate) fn kafka(self, kafka: String) -> Self {
+        Self { kafka, ..self }
+    }
+
     pub(crate) fn bootstrap(&self) -> &str {
         &self.bootstrap
     }
@@ -121,10 +129,10 @@ impl Site {
 
     /// The part of the configuration that ingest and all pipelines share.
     pub(crate) fn config_head(&self) -> String {
-        let Self { bootstrap, partitions, webhooks, ingest_admin, log_format, .. } = self;
+        let Self { kafka, partitions, webhooks, ingest_admin, log_format, .. } = self;
         let mut text = format!(
             r#"[kafka]
-bootstrap_servers = "{bootstrap}"
+{kafka}
 [kafka.properties]
 "session.timeout.ms" = "{}"
 

@@ -14,6 +14,7 @@ mod load;
 mod outages;
 mod pipeline;
 mod readers;
+mod secured_kafka;
 mod senders;
 mod sink_tables;
 mod snapshots;

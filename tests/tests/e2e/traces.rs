@@ -486,3 +486,11 @@ fn a_collector_that_is_away_or_hangs_costs_nothing_but_a_metric() {
     assert_eq!(ingest.terminate().code(), Some(0));
     assert_eq!(processor.terminate().code(), Some(0));
 }
+
+#[test]
+fn a_collector_behind_tls_is_said_to_be_out_of_reach() {
+    let site = Site::new("tls-traced", Kafka::shared(), 1);
+    let ingest = exporting(site.ingest(), "https://planted-in-address.example:4318").started();
+    ingest.wait_log("OTLP over TLS is not built in", PATIENCE);
+    assert_nothing_leaked(&[ingest.log_text()], &["planted-in-address", PLANTED[3]]);
+}

@@ -187,3 +187,15 @@ fn read(
         None => dead,
     }
 }
+
+#[test]
+fn plans_of_two_seeds_into_one_log_share_no_event_and_no_order() {
+    let of = |seed| {
+        let plan = plan(seed, 300);
+        let ids = plan.entities.iter().flat_map(|entity| &entity.applied).map(|event| event.event_id.clone());
+        let orders = plan.entities.iter().filter(|entity| entity.entity.starts_with("purchase-order-"));
+        ids.chain(orders.map(|entity| entity.entity.clone())).collect::<BTreeSet<_>>()
+    };
+    assert!(of(1).len() > 100);
+    assert_eq!(of(1).intersection(&of(2)).next(), None);
+}

@@ -12,7 +12,10 @@ use rusqlite::{Connection, Row};
 use shared::config::{SinkConfig, SqliteSinkConfig};
 use tempfile::TempDir;
 
-use sink_contract::{Owner, Place, StoredEntity, StoredEvent, context, effect, epoch, event, open, promises};
+use sink_contract::{
+    Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, open, promises,
+    rows_dropped_in_silence_halt,
+};
 
 promises!(File::new());
 
@@ -32,6 +35,10 @@ impl File {
 
     fn connect(&self) -> Connection {
         Connection::open(self.path()).unwrap()
+    }
+
+    fn run(&self, sql: &str) {
+        self.connect().execute_batch(sql).unwrap();
     }
 
     fn read<T>(&self, sql: &str, read: impl Fn(&Row<'_>) -> rusqlite::Result<T>) -> Vec<T> {
@@ -90,8 +97,8 @@ impl Place for File {
         })
     }
 
-    fn run(&self, sql: &str) {
-        self.connect().execute_batch(&sql.replace("{schema}.", "")).unwrap();
+    fn tamper(&self, how: Tamper) {
+        self.run(&how.sql(""));
     }
 
     fn refuse_bad(&self) {
@@ -100,21 +107,17 @@ impl Place for File {
              BEGIN SELECT raise(ABORT, 'no bad events'); END",
         );
     }
+}
 
-    fn swallow_bad(&self) {
-        self.run(
+#[test]
+fn a_trigger_that_drops_rows_in_silence_halts() {
+    let file = File::new();
+    rows_dropped_in_silence_halt(&file, || {
+        file.run(
             "CREATE TRIGGER swallow BEFORE INSERT ON hookline_events WHEN new.type = 'bad' \
              BEGIN SELECT raise(IGNORE); END",
         );
-    }
-}
-
-fn halted(place: &File) -> String {
-    match open(place) {
-        Err(SinkError::Halt(message)) => message,
-        Err(other) => panic!("not halted: {other}"),
-        Ok(_) => panic!("not halted"),
-    }
+    });
 }
 
 #[test]
@@ -182,7 +185,7 @@ fn a_missing_directory_halts_and_names_the_file() {
 fn a_file_that_is_no_database_halts() {
     let file = File::new();
     fs::write(file.path(), "a file of somebody else's, long enough to have a header".repeat(50)).unwrap();
-    assert!(halted(&file).contains("name another"));
+    assert!(halted(open(&file)).contains("name another"));
 }
 
 #[test]
@@ -193,5 +196,5 @@ fn tables_that_are_not_as_hookline_made_them_halt() {
     let outcome = owner.deliver(&[sink_contract::simple(1)]);
     assert!(matches!(outcome, Err(SinkError::Halt(_))), "{outcome:?}");
     file.run("DROP TABLE hookline_fence");
-    assert!(halted(&file).contains("not as Hookline made them"));
+    assert!(halted(open(&file)).contains("not as Hookline made them"));
 }
