@@ -182,10 +182,11 @@ pub trait Journal: Send {
     /// The cluster does not answer.
     fn snapshots_end(&mut self, partition: i32) -> Result<i64, BrokerError>;
 
-    /// Reads all chunks of a partition's snapshots.
+    /// Reads all chunks of a partition's snapshots that are committed, also those that an open transaction hides:
+    /// it is waited for.
     ///
     /// # Errors
-    /// They cannot be read.
+    /// They cannot be read, or stay hidden.
     fn chunks(&mut self, partition: i32, each: &mut dyn FnMut(i64, &[u8])) -> Result<(), BrokerError>;
 
     /// Removes the journal's records below an offset and then, only then, the chunks below another one.
@@ -194,10 +195,10 @@ pub trait Journal: Send {
     /// It is not known to be done.
     fn trim(&mut self, partition: i32, journal: i64, snapshots: i64) -> Result<(), BrokerError>;
 
-    /// Every refusal by the sink that is among a partition's dead letters.
+    /// Every refusal by the sink that is among a partition's dead letters, read as the chunks are.
     ///
     /// # Errors
-    /// They cannot be read.
+    /// They cannot be read, or stay hidden.
     fn refusals(&mut self, partition: i32) -> Result<Refusals, BrokerError>;
 }
 

@@ -20,6 +20,18 @@ pub enum Defect {
     OldEpochObeyed,
     /// P6: the chain of digests is not checked.
     ChainUnchecked,
+    /// P8: the journal is trimmed when a snapshot is begun, not when all of it is committed.
+    TrimmedEarly,
+    /// P8: the snapshot before goes when the next one is begun.
+    OldSnapshotFirst,
+    /// P8: a snapshot is said to cover what the journal holds when it is finished.
+    CoveredLate,
+    /// P8: refusals that are not met yet are left out of a snapshot.
+    RefusalsLeftOut,
+    /// P8: a snapshot counts without all its chunks.
+    HalfSnapshot,
+    /// P7, P9: where the journal is lost, refusals are not read back from the dead letters.
+    RefusalsNotRead,
     /// P9: the local state is taken without its mark.
     MarkUnchecked,
     /// P9: local state from beyond the own claim, of a journal that was lost, is waited for.

@@ -72,6 +72,8 @@ pub struct LaneConfig {
     pub checkpoint_records_max: usize,
     /// A snapshot is due when a journal has grown by so many bytes, and by twice the state.
     pub snapshot_after: u64,
+    /// A snapshot's chunk is closed when it exceeds this.
+    pub snapshot_chunk_bytes: usize,
     /// The output topic of a Kafka sink.
     pub output_topic: Option<String>,
     /// What spans are called.
@@ -123,7 +125,7 @@ pub(crate) fn part(partition: i32) -> String {
 }
 
 /// What `/readyz` says of a partition until its claim is done.
-pub(crate) const NOT_CLAIMED: &str = "assigned, not claimed yet";
+pub const NOT_CLAIMED: &str = "assigned, not claimed yet";
 
 /// One partition of a lane.
 struct Part<S> {

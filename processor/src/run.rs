@@ -259,6 +259,7 @@ fn lane_config(config: &Config, name: &str, pipeline: &PipelineConfig, instance:
         checkpoint_interval: pipeline.checkpoint.interval.0,
         checkpoint_records_max: usize::try_from(pipeline.checkpoint.events_max).unwrap_or(usize::MAX),
         snapshot_after: pipeline.checkpoint.snapshot_after.0,
+        snapshot_chunk_bytes: crate::snapshot::CHUNK_BYTES,
         output_topic: pipeline.sink.topic().map(str::to_owned),
         names: Names {
             pipeline: name.to_owned(),

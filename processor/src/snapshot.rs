@@ -11,6 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::broker::BrokerError;
+use crate::defect::{Defect, planted};
 use crate::fold::{Delta, EventId, Head, IdBlock, State};
 use crate::journal::{Entry, JournalError, JournalRecord, Mark};
 use crate::position::Epoch;
@@ -19,7 +20,7 @@ const MAGIC: &[u8; 3] = b"HKS";
 /// The version of the format.
 const FORMAT: u8 = 1;
 /// A chunk is closed when its contents exceed this. One entity is never cut.
-const CHUNK_BYTES: usize = 1024 * 1024;
+pub const CHUNK_BYTES: usize = 1024 * 1024;
 
 /// A part of a snapshot.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,16 +35,20 @@ struct Chunk {
     delta: Delta,
 }
 
-/// Cuts the state as of the checkpoint at `mark` into the values of chunks.
+/// Cuts the state as of the checkpoint at `mark` into the values of chunks, each closed when it exceeds
+/// `chunk_bytes`.
 ///
 /// # Errors
 /// Out of memory, in practice.
-pub fn cut(state: &State, mark: Mark) -> Result<Vec<Vec<u8>>, JournalError> {
+pub fn cut(state: &State, mark: Mark, chunk_bytes: usize) -> Result<Vec<Vec<u8>>, JournalError> {
     let mark = Mark { journal_bytes: 0, ..mark };
-    let Delta { head, ids, entities } = state.whole();
-    let mut parts = Parts { parts: vec![empty(&head)], head, room: CHUNK_BYTES };
+    let Delta { mut head, ids, entities } = state.whole();
+    if planted(Defect::RefusalsLeftOut) {
+        head.refusals.clear();
+    }
+    let mut parts = Parts { parts: vec![empty(&head)], head, room: chunk_bytes, chunk_bytes };
     for block in &ids {
-        for piece in block.ids.chunks(CHUNK_BYTES / size_of::<EventId>()) {
+        for piece in block.ids.chunks((chunk_bytes / size_of::<EventId>()).max(1)) {
             let block = IdBlock { bucket: block.bucket, ids: piece.to_vec() };
             parts.with_room(size_of_val(piece)).ids.push(block);
         }
@@ -53,7 +58,7 @@ pub fn cut(state: &State, mark: Mark) -> Result<Vec<Vec<u8>>, JournalError> {
     }
     let count = u32::try_from(parts.parts.len()).unwrap_or(u32::MAX);
     let encode = |(index, delta)| {
-        let mut out = Vec::with_capacity(CHUNK_BYTES + 1024);
+        let mut out = Vec::with_capacity(chunk_bytes + 1024);
         out.extend(MAGIC);
         out.push(FORMAT);
         postcard::to_extend(&Chunk { mark, index, count, delta }, out).map_err(JournalError::Encode)
@@ -66,14 +71,15 @@ struct Parts {
     head: Head,
     /// Bytes that fit into the last one.
     room: usize,
+    chunk_bytes: usize,
 }
 
 impl Parts {
     /// The part that takes the next `bytes`.
     fn with_room(&mut self, bytes: usize) -> &mut Delta {
-        if self.room < bytes && self.room < CHUNK_BYTES {
+        if self.room < bytes && self.room < self.chunk_bytes {
             self.parts.push(empty(&self.head));
-            self.room = CHUNK_BYTES;
+            self.room = self.chunk_bytes;
         }
         self.room = self.room.saturating_sub(bytes);
         let last = self.parts.len() - 1;
@@ -155,6 +161,10 @@ impl Gathering {
         if (chunk.mark.epoch, chunk.mark.offset) != (self.epoch, self.offset) {
             return Ok(());
         }
+        // Written once more, after a restore from it: the second attempt may be half there.
+        if self.is_whole() {
+            return Ok(());
+        }
         if chunk.index == 0 {
             (self.state, self.next) = (State::new(0), 0);
         }
@@ -165,8 +175,13 @@ impl Gathering {
         Ok(())
     }
 
+    fn is_whole(&self) -> bool {
+        self.mark.is_some() && self.next == self.count
+    }
+
     fn whole(self) -> Option<(State, Mark)> {
-        let mark = self.mark.filter(|_| self.next == self.count)?;
+        let whole = self.is_whole() || planted(Defect::HalfSnapshot);
+        let mark = self.mark.filter(|_| whole)?;
         Some((self.state, mark))
     }
 }
@@ -220,7 +235,7 @@ mod tests {
     #[test]
     fn a_state_comes_back_as_it_was() {
         let state = large();
-        let chunks = cut(&state, MARK).unwrap();
+        let chunks = cut(&state, MARK, CHUNK_BYTES).unwrap();
         assert!(chunks.len() > 3, "{}", chunks.len());
         assert!(chunks.iter().all(|chunk| chunk.len() < CHUNK_BYTES + 64 * 1024));
         let (back, mark) = found(&chunks).unwrap();
@@ -232,14 +247,14 @@ mod tests {
     #[test]
     fn an_empty_state_is_one_chunk() {
         let state = State::new(12);
-        let chunks = cut(&state, MARK).unwrap();
+        let chunks = cut(&state, MARK, CHUNK_BYTES).unwrap();
         assert_eq!(chunks.len(), 1);
         assert_eq!(found(&chunks).unwrap().0.whole(), state.whole());
     }
 
     #[test]
     fn a_snapshot_with_a_missing_chunk_does_not_count() {
-        let chunks = cut(&large(), MARK).unwrap();
+        let chunks = cut(&large(), MARK, CHUNK_BYTES).unwrap();
         for missing in 0..chunks.len() {
             let mut torn = chunks.clone();
             torn.remove(missing);
@@ -249,12 +264,14 @@ mod tests {
     }
 
     #[test]
-    fn chunks_of_other_snapshots_and_of_a_first_attempt_do_no_harm() {
+    fn chunks_of_other_snapshots_and_of_other_attempts_do_no_harm() {
         let state = large();
-        let chunks = cut(&state, MARK).unwrap();
-        let other = cut(&State::new(5), Mark { offset: 8, ..MARK }).unwrap();
+        let chunks = cut(&state, MARK, CHUNK_BYTES).unwrap();
+        let other = cut(&State::new(5), Mark { offset: 8, ..MARK }, CHUNK_BYTES).unwrap();
         let mixed = [&other[..], &chunks[..2], &other[..], &chunks[..]].concat();
         assert_eq!(found(&mixed).unwrap().0.whole(), state.whole());
+        let half = [&chunks[..], &chunks[..2]].concat();
+        assert_eq!(found(&half).unwrap().0.whole(), state.whole());
     }
 
     #[test]

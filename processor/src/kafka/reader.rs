@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
@@ -13,8 +14,14 @@ use crate::fold::Record;
 /// How long a reading may stand still: an open transaction of a former owner holds readers up for its time-out.
 const STALL: Duration = Duration::from_secs(30);
 
+/// How often it is looked whether a transaction has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// Reads stretches of partitions, apart from a lane's own reading.
-pub struct Reader(BaseConsumer);
+pub struct Reader {
+    consumer: BaseConsumer,
+    config: ClientConfig,
+}
 
 /// A record that was read: decoded only as far as somebody asks.
 pub struct Read<'a>(BorrowedMessage<'a>);
@@ -53,12 +60,13 @@ impl Reader {
     pub fn new(context: &KafkaContext) -> Result<Self, BrokerError> {
         let mut config = shared::kafka::consumer(&context.config, &context.client_id, &context.group);
         config.set("enable.partition.eof", "true").set("fetch.wait.max.ms", "50");
-        config.create().map(Self).map_err(|e| retry(&e))
+        let consumer = config.create().map_err(|e| retry(&e))?;
+        Ok(Self { consumer, config })
     }
 
     /// The client, for requests.
     pub(super) fn client(&self) -> &BaseConsumer {
-        &self.0
+        &self.consumer
     }
 
     /// The first offset of a partition and the one after the last that is visible.
@@ -66,7 +74,15 @@ impl Reader {
     /// # Errors
     /// The cluster does not answer.
     pub fn bounds(&self, topic: &str, partition: i32) -> Result<(i64, i64), BrokerError> {
-        super::bounds(&self.0, topic, partition)
+        super::bounds(&self.consumer, topic, partition)
+    }
+
+    /// The offset after the last record, visible or not.
+    fn end(&self, topic: &str, partition: i32) -> Result<i64, BrokerError> {
+        let mut config = self.config.clone();
+        let consumer: BaseConsumer =
+            config.set("isolation.level", "read_uncommitted").create().map_err(|e| retry(&e))?;
+        super::bounds(&consumer, topic, partition).map(|(_, end)| end)
     }
 
     /// Offset and value of a partition's first record that is visible.
@@ -85,17 +101,32 @@ impl Reader {
         Ok(first)
     }
 
-    /// Calls `each` for all records of a partition that are visible now.
+    /// Calls `each` for all committed records of a partition. An open transaction hides what others committed
+    /// behind it: it is waited for.
     ///
     /// # Errors
-    /// The partition cannot be read.
+    /// The partition cannot be read, or an open transaction holds it up.
     pub fn all(
         &self,
         topic: &str,
         partition: i32,
         each: &mut dyn FnMut(Read<'_>),
     ) -> Result<(), BrokerError> {
-        let (low, high) = self.bounds(topic, partition)?;
+        let end = self.end(topic, partition)?;
+        let asked = Instant::now();
+        let (low, high) = loop {
+            let (low, high) = self.bounds(topic, partition)?;
+            if high >= end {
+                break (low, high);
+            }
+            if asked.elapsed() > STALL {
+                let stall = STALL.as_secs();
+                return Err(BrokerError::Retry(format!(
+                    "{topic} partition {partition}: a transaction has been open for {stall} s"
+                )));
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        };
         if low >= high {
             return Ok(());
         }
@@ -119,10 +150,10 @@ impl Reader {
         wait_at_end: bool,
         each: &mut dyn FnMut(Read<'_>) -> bool,
     ) -> Result<(), BrokerError> {
-        self.0.assign(&list(topic, partition, from)?).map_err(|e| retry(&e))?;
+        self.consumer.assign(&list(topic, partition, from)?).map_err(|e| retry(&e))?;
         let mut moved = Instant::now();
         let done = loop {
-            match self.0.poll(Duration::from_millis(100)) {
+            match self.consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) if message.partition() == partition && message.offset() >= from => {
                     if !each(Read(message)) {
                         break Ok(());
@@ -142,7 +173,7 @@ impl Reader {
                 )));
             }
         };
-        let unassigned = self.0.unassign().map_err(|e| retry(&e));
+        let unassigned = self.consumer.unassign().map_err(|e| retry(&e));
         done.and(unassigned)
     }
 }

@@ -211,15 +211,20 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             metrics::counter!(crate::metrics::STORE_WIPED).increment(1);
         }
         let first = self.journal.first(partition)?;
-        let (mut state, mark) = snapshot::beginning(first, |each| self.journal.chunks(partition, each))
-            .map_err(|error| match error {
-                BeginningError::Broker(error) => Trouble::Broker(error),
-                BeginningError::Journal(error) => Trouble::Stuck(partition, error.into()),
-            })?;
+        let begun = snapshot::beginning(first.clone(), |each| self.journal.chunks(partition, each));
+        let (mut state, mark) = match begun {
+            Ok(found) => found,
+            Err(BeginningError::Broker(error)) => return Err(error.into()),
+            // A former owner trimmed it further meanwhile, and the older snapshot is gone.
+            Err(BeginningError::Journal(_)) if self.journal.first(partition)? != first => {
+                return Err(Trouble::Ticket);
+            }
+            Err(BeginningError::Journal(error)) => return Err(Trouble::Stuck(partition, error.into())),
+        };
         if mark == Mark::START {
             state = State::new(claim.low);
             // Perhaps a journal was lost: the refusals that it had are among the dead letters, too.
-            if claim.committed.offset.is_some() {
+            if claim.committed.offset.is_some() && !planted(Defect::RefusalsNotRead) {
                 for (position, reason) in self.journal.refusals(partition)? {
                     state.refuse(position, reason);
                 }
@@ -330,7 +335,8 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 false
             })?;
         }
-        if found == Some(digest) {
+        // Retention may have taken it since the log was asked for its bounds.
+        if found == Some(digest) || (found.is_none() && offset < self.log.bounds(partition)?.0) {
             Ok(())
         } else {
             Err(Trouble::Stuck(partition, Stuck::OtherLog { offset, whose }))

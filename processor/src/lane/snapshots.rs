@@ -8,12 +8,13 @@ use std::collections::VecDeque;
 use super::{Lane, Trouble};
 use crate::broker::{Journal, Log};
 use crate::clock::Clock;
+use crate::defect::{Defect, planted};
 use crate::journal::Mark;
 use crate::snapshot;
 use crate::store::Stores;
 
-/// Bytes of chunks in one checkpoint: bounds its transaction.
-const PORTION_BYTES: usize = 8 * 1024 * 1024;
+/// Chunks in one checkpoint: bounds its transaction.
+const PORTION_CHUNKS: usize = 8;
 
 /// A snapshot that is being written.
 pub(super) struct Writing {
@@ -38,7 +39,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 continue;
             }
             let begun = match self.journal.snapshots_end(*partition) {
-                Ok(begins) => snapshot::cut(state, *mark)
+                Ok(begins) => snapshot::cut(state, *mark, self.config.snapshot_chunk_bytes)
                     .map(|chunks| Writing { covered: *mark, chunks: chunks.into(), begins })
                     .map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
@@ -46,6 +47,11 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             match begun {
                 Ok(writing) => {
                     tracing::debug!(partition, covered = writing.covered.offset, "snapshot begun");
+                    if planted(Defect::TrimmedEarly) {
+                        let _ = self.journal.trim(*partition, writing.covered.offset, writing.begins);
+                    } else if planted(Defect::OldSnapshotFirst) {
+                        let _ = self.journal.trim(*partition, 0, writing.begins);
+                    }
                     part.snapshot = Some(writing);
                     return;
                 }
@@ -61,7 +67,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         for (partition, part) in &mut self.parts {
             let Some(writing) = &mut part.snapshot else { continue };
             let mut bytes = 0;
-            while bytes < PORTION_BYTES
+            while bytes < PORTION_CHUNKS * self.config.snapshot_chunk_bytes
                 && let Some(chunk) = writing.chunks.pop_front()
             {
                 bytes += chunk.len();
@@ -82,6 +88,10 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             if let Some((_, mark)) = &mut part.memory {
                 mark.journal_bytes = mark.journal_bytes.saturating_sub(covered.journal_bytes);
             }
+            let covered = match &part.memory {
+                Some((_, mark)) if planted(Defect::CoveredLate) => *mark,
+                Some(_) | None => covered,
+            };
             metrics::counter!(crate::metrics::SNAPSHOTS).increment(1);
             match self.journal.trim(*partition, covered.offset, begins) {
                 Ok(()) => {

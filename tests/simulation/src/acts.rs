@@ -19,12 +19,14 @@ const WATCHED: usize = 120;
 pub fn play(world: &Arc<World>) {
     let act = world.lock().plan.last_act;
     world.lock().note(|| format!("last act: {act:?}"));
+    world.lock().alarms_expected = true;
     match act {
         LastAct::None => {}
         LastAct::OlderSink => older_sink(world),
         LastAct::OtherLog => other_log(world),
         LastAct::JournalLost => journal_lost(world),
         LastAct::JournalTorn => journal_torn(world),
+        LastAct::SnapshotTorn => snapshot_torn(world),
     }
 }
 
@@ -167,7 +169,8 @@ fn journal_torn(world: &Arc<World>) {
     for (pipeline, partition) in all(&w) {
         let mut counted = oracle::counted(&mut w, pipeline, partition);
         let low = w.kafka.partition((Topic::Journal(pipeline), partition)).low;
-        counted.retain(|offset| usize::try_from(*offset).is_ok_and(|offset| offset >= low));
+        // Not the record that a trimmed journal starts with: the next one may have a snapshot, too.
+        counted.retain(|offset| usize::try_from(*offset).is_ok_and(|offset| low == 0 || offset > low));
         if counted.len() > 1 {
             let last = counted.len() - 1;
             let pick = w.random.below(last);
@@ -186,11 +189,65 @@ fn journal_torn(world: &Arc<World>) {
     drop(w);
     watch(world);
     let mut w = world.lock();
-    if !says(&w, pipeline, "does not follow") && !says(&w, pipeline, "the snapshot that it continues") {
+    if !says(&w, pipeline, "does not follow") {
         let found = problems(&w);
         w.violation(
             Rule::Stops,
             format!("p{pipeline} partition {partition}: a torn journal goes unnoticed: {found:?}"),
+        );
+    }
+}
+
+/// A chunk without which the snapshot that the journal continues is not whole.
+fn needed_chunk(w: &mut Inner, pipeline: usize, partition: i32) -> Option<usize> {
+    let (low, first) = w.kafka.partition((Topic::Journal(pipeline), partition)).visible(0).next().and_then(
+        |(n, entry)| match &entry.body {
+            Body::Journal(value) => Some((n, value.to_vec())),
+            Body::Log(_) | Body::Chunk(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
+        },
+    )?;
+    let first = Some((i64::try_from(low).ok()?, first));
+    let snapshots = w.kafka.partition((Topic::Snapshots(pipeline), partition));
+    let of = |(n, entry): (usize, &crate::kafka::Entry)| match &entry.body {
+        Body::Chunk(value) => Some((n, value.clone())),
+        Body::Log(_) | Body::Journal(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
+    };
+    let chunks: Vec<_> = snapshots.visible(0).filter_map(of).collect();
+    let is_needed = |without: &usize| {
+        let begun = processor::snapshot::beginning(first.clone(), |each| {
+            chunks.iter().filter(|(n, _)| n != without).for_each(|(_, value)| each(0, value));
+            Ok(())
+        });
+        begun.is_err()
+    };
+    processor::defect::plant(None);
+    let needed: Vec<usize> = chunks.iter().map(|(n, _)| *n).filter(is_needed).collect();
+    processor::defect::plant(w.plan.in_code());
+    w.random.pick(&needed)
+}
+
+fn snapshot_torn(world: &Arc<World>) {
+    let mut w = world.lock();
+    let found = all(&w).into_iter().find_map(|(pipeline, partition)| {
+        Some((pipeline, partition, needed_chunk(&mut w, pipeline, partition)?))
+    });
+    let Some((pipeline, partition, chunk)) = found else { return };
+    let snapshots = w.kafka.partition((Topic::Snapshots(pipeline), partition));
+    snapshots.aborted.insert(usize::MAX);
+    if let Some(entry) = snapshots.entries.get_mut(chunk) {
+        entry.txn = Some(usize::MAX);
+    }
+    for p in &mut w.processes {
+        p.disks.clear();
+    }
+    drop(w);
+    watch(world);
+    let mut w = world.lock();
+    if !says(&w, pipeline, "the snapshot that it continues") {
+        let found = problems(&w);
+        w.violation(
+            Rule::Stops,
+            format!("p{pipeline} partition {partition}: a torn snapshot goes unnoticed: {found:?}"),
         );
     }
 }

@@ -40,6 +40,8 @@ pub enum Planted {
     ReleasedOutOfOrder,
     /// ingest remembers an id before the append.
     DeduplicatedBeforeAppend,
+    /// P9: chunks are read without waiting for the transactions that hide them.
+    OpenNotAwaited,
     /// P10: control records are appended in a transaction, which stays open when the process dies.
     ControlInTransaction,
 }
@@ -81,6 +83,13 @@ pub const ALL: &[(Planted, &str)] = &[
     (Planted::StoredBeforeCommit, "P6 sled applied before the commit"),
     (Planted::Code(Defect::RefusalInMemory), "P7 a refusal kept in memory"),
     (Planted::Code(Defect::RefusalMovesCheckpoint), "P7 a refusal moves the checkpoint"),
+    (Planted::Code(Defect::TrimmedEarly), "P8 the journal trimmed before the snapshot is committed"),
+    (Planted::OpenNotAwaited, "P9 a snapshot that an open transaction hides is taken for lost"),
+    (Planted::Code(Defect::OldSnapshotFirst), "P8 a half-written snapshot destroys the good one"),
+    (Planted::Code(Defect::CoveredLate), "P8 the covered offset fixed late"),
+    (Planted::Code(Defect::RefusalsLeftOut), "P8 open refusals left out of a snapshot"),
+    (Planted::Code(Defect::HalfSnapshot), "P8 a snapshot that lacks a chunk"),
+    (Planted::Code(Defect::RefusalsNotRead), "P9 refusals of a lost journal forgotten"),
     (Planted::Code(Defect::MarkUnchecked), "P9 local state without its mark"),
     (Planted::Code(Defect::MarkAboveClaim), "P9 local state from beyond the claim, of a lost journal"),
     (Planted::Code(Defect::ReplayNotStored), "P9 the replayed tail missing from the local state"),

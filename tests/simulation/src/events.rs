@@ -108,8 +108,8 @@ pub struct Traffic {
     pub events: usize,
     /// Whether some end as dead letters.
     pub with_dead_letters: bool,
-    /// Whether the sink refuses some.
-    pub with_poison: bool,
+    /// How many of 1,000 the sink refuses.
+    pub poison: u32,
 }
 
 const SOURCES: [&str; 5] = ["counted", "unbased", "newest", "plain", "mixed"];
@@ -158,7 +158,7 @@ fn entity(random: &mut Random, plan: Traffic, number: usize, length: usize) -> V
             entity: Some(name.clone()),
             sequence: None,
             problem: false,
-            poison: plan.with_poison && random.chance(60),
+            poison: random.chance(plan.poison),
         };
         if counted || rule == 2 {
             event.sequence = Some(next.to_string());

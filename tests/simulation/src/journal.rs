@@ -14,8 +14,8 @@ use crate::kafka::{Body, EffectRecord, Refusal, Tid, Topic, Tp};
 use crate::log::failed;
 use crate::world::Inner;
 
-/// How long a replay waits for the last stable offset.
-const REPLAY_STALL_MS: i64 = 30_000;
+/// How long a reader waits for the last stable offset.
+const STALL_MS: i64 = 30_000;
 
 /// A lane's transactional producer.
 pub struct SimJournal {
@@ -143,6 +143,28 @@ impl SimJournal {
     fn end(&mut self, w: &mut Inner, commit: bool) -> Result<(), BrokerError> {
         let epoch = self.epoch.ok_or_else(|| failed("no producer"))?;
         w.kafka.end(self.tid, epoch, commit).map_err(|refusal| failed(&format!("end: {refusal:?}")))
+    }
+
+    /// Waits until a reader sees what is below an offset.
+    fn await_stable(&self, tp: Tp, end: usize, what: &str) -> Result<(), BrokerError> {
+        let mut waited = 0;
+        loop {
+            let mut w = self.env.lock();
+            let rates = w.plan.rates;
+            if w.fault(rates.kafka) {
+                return Err(failed(what));
+            }
+            if w.kafka.partition(tp).stable() >= end {
+                return Ok(());
+            }
+            if waited > STALL_MS {
+                return Err(failed(&format!("{what}: nothing read for 30 s")));
+            }
+            w.pass(500);
+            waited += 500;
+            drop(w);
+            self.env.enter(&format!("journal.{what}, waiting"), false);
+        }
     }
 
     /// The second half of a commit, with what can happen to its request.
@@ -340,33 +362,15 @@ impl Journal for SimJournal {
         self.env.enter("journal.replay", false);
         let tp = (Topic::Journal(self.env.pipeline), partition);
         let (from, until) = (usize::try_from(from).unwrap_or(0), usize::try_from(until).unwrap_or(0));
-        let mut waited = 0;
-        let found: Vec<(usize, Arc<[u8]>)> = loop {
+        self.await_stable(tp, until + 1, "replay")?;
+        let found: Vec<(usize, Arc<[u8]>)> = {
             let mut w = self.env.lock();
-            let rates = w.plan.rates;
-            if w.fault(rates.kafka) {
-                return Err(failed("replay"));
-            }
             let journal = w.kafka.partition(tp);
-            if journal.stable() > until {
-                break journal
-                    .visible(from)
-                    .take_while(|(n, _)| *n <= until)
-                    .filter_map(|(n, e)| match &e.body {
-                        Body::Journal(value) => Some((n, value.clone())),
-                        Body::Log(_) | Body::Chunk(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => {
-                            None
-                        }
-                    })
-                    .collect();
-            }
-            if waited > REPLAY_STALL_MS {
-                return Err(failed("replay: nothing read for 30 s"));
-            }
-            w.pass(500);
-            waited += 500;
-            drop(w);
-            self.env.enter("journal.replay, waiting", false);
+            let of = |(n, entry): (usize, &crate::kafka::Entry)| match &entry.body {
+                Body::Journal(value) => Some((n, value.clone())),
+                Body::Log(_) | Body::Chunk(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,
+            };
+            journal.visible(from).take_while(|(n, _)| *n <= until).filter_map(of).collect()
         };
         for (offset, value) in found {
             each(i64::try_from(offset).unwrap_or(-1), &value);
@@ -391,6 +395,7 @@ impl Journal for SimJournal {
 
     fn chunk(&mut self, partition: i32, chunk: &[u8]) -> Result<(), BrokerError> {
         self.env.enter("journal.chunk", true);
+        self.env.lock().note(|| format!("chunk of a snapshot of {partition}, {} B", chunk.len()));
         self.send((Topic::Snapshots(self.env.pipeline), partition), Body::Chunk(Arc::from(chunk)))
     }
 
@@ -406,12 +411,11 @@ impl Journal for SimJournal {
 
     fn chunks(&mut self, partition: i32, each: &mut dyn FnMut(i64, &[u8])) -> Result<(), BrokerError> {
         self.env.enter("journal.chunks", false);
-        let mut w = self.env.lock();
-        let rate = w.plan.rates.kafka;
-        if w.fault(rate / 2) {
-            return Err(failed("chunks"));
-        }
-        for (n, entry) in w.kafka.partition((Topic::Snapshots(self.env.pipeline), partition)).visible(0) {
+        let tp = (Topic::Snapshots(self.env.pipeline), partition);
+        let hasty = self.env.lock().plan.has(Planted::OpenNotAwaited);
+        let end = if hasty { 0 } else { self.env.lock().kafka.partition(tp).entries.len() };
+        self.await_stable(tp, end, "chunks")?;
+        for (n, entry) in self.env.lock().kafka.partition(tp).visible(0) {
             if let Body::Chunk(value) = &entry.body {
                 each(i64::try_from(n).unwrap_or(-1), value);
             }
@@ -422,7 +426,7 @@ impl Journal for SimJournal {
     fn trim(&mut self, partition: i32, journal: i64, snapshots: i64) -> Result<(), BrokerError> {
         let pipeline = self.env.pipeline;
         for (topic, below) in [(Topic::Journal(pipeline), journal), (Topic::Snapshots(pipeline), snapshots)] {
-            self.env.enter("journal.trim", true);
+            self.env.enter("journal.trim", false);
             let mut w = self.env.lock();
             let rate = w.plan.rates.kafka;
             if w.fault(rate / 2) {
@@ -436,12 +440,11 @@ impl Journal for SimJournal {
 
     fn refusals(&mut self, partition: i32) -> Result<Refusals, BrokerError> {
         self.env.enter("journal.refusals", false);
+        let tp = (Topic::Dead(self.env.pipeline), partition);
+        let end = self.env.lock().kafka.partition(tp).entries.len();
+        self.await_stable(tp, end, "refusals")?;
         let mut w = self.env.lock();
-        let rate = w.plan.rates.kafka;
-        if w.fault(rate / 2) {
-            return Err(failed("refusals"));
-        }
-        let dead = w.kafka.partition((Topic::Dead(self.env.pipeline), partition));
+        let dead = w.kafka.partition(tp);
         let of = |(_, entry): (usize, &crate::kafka::Entry)| match &entry.body {
             Body::Effect(record) => Some((record.position, record.refused.clone()?)),
             Body::Log(_) | Body::Journal(_) | Body::Chunk(_) | Body::Offsets(_) | Body::Marker => None,

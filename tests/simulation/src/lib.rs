@@ -65,10 +65,7 @@ pub fn run(seed: u64, planted: Option<Planted>, trace: bool) -> Report {
 /// Runs a schedule that was drawn from a seed, and perhaps cut down since.
 #[must_use]
 pub fn run_plan(plan: Plan, seed: u64, trace: bool) -> Report {
-    processor::defect::plant(match plan.planted {
-        Some(Planted::Code(defect)) => Some(defect),
-        Some(_) | None => None,
-    });
+    processor::defect::plant(plan.in_code());
     let world = World::new(plan, seed, trace);
     play(&world);
     world.end();

@@ -24,6 +24,8 @@ pub struct SimLog {
     queue: VecDeque<(i32, Record)>,
     /// Offsets that were queued or left out once: a hole that is met twice is the log's.
     tricked: BTreeSet<(i32, usize)>,
+    /// Nothing comes before this time.
+    quiet_until_ms: i64,
 }
 
 /// A request that failed.
@@ -35,7 +37,8 @@ impl SimLog {
     /// A reader without partitions.
     #[must_use]
     pub fn new(env: Env) -> Self {
-        Self { env, started: BTreeMap::new(), queue: VecDeque::new(), tricked: BTreeSet::new() }
+        let (started, queue, tricked) = (BTreeMap::new(), VecDeque::new(), BTreeSet::new());
+        Self { env, started, queue, tricked, quiet_until_ms: 0 }
     }
 
     fn next(&mut self, w: &mut Inner) -> Option<(i32, Record)> {
@@ -124,6 +127,13 @@ impl Log for SimLog {
         let rate = w.plan.rates.kafka;
         if w.fault(rate / 4) {
             return Err(failed("poll"));
+        }
+        if w.fault(25) {
+            self.quiet_until_ms = w.now_ms + w.random.between(50, 1_000);
+        }
+        if w.now_ms < self.quiet_until_ms {
+            w.pass(i64::try_from(wait.as_millis()).unwrap_or(0));
+            return Ok(None);
         }
         if w.fault(150) {
             return Ok(None);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use processor::defect::Defect;
 use processor::fold::FoldConfig;
 use processor::lane::LaneConfig;
 
@@ -49,6 +50,8 @@ pub struct PipelinePlan {
     pub checkpoint_records_max: usize,
     /// After how many bytes of the journal a snapshot is made.
     pub snapshot_after: u64,
+    /// How large a snapshot's chunks are.
+    pub snapshot_chunk_bytes: usize,
 }
 
 impl PipelinePlan {
@@ -62,6 +65,7 @@ impl PipelinePlan {
             checkpoint_interval: self.checkpoint_interval,
             checkpoint_records_max: self.checkpoint_records_max,
             snapshot_after: self.snapshot_after,
+            snapshot_chunk_bytes: self.snapshot_chunk_bytes,
             output_topic: self.kafka_sink.then(|| format!("out-{pipeline}")),
             names: processor::traces::Names::default(),
         }
@@ -91,6 +95,8 @@ pub enum LastAct {
     JournalLost,
     /// A checkpoint vanishes from the journal: stop.
     JournalTorn,
+    /// A chunk of a snapshot vanishes: stop.
+    SnapshotTorn,
 }
 
 /// A schedule.
@@ -125,9 +131,12 @@ impl Plan {
         let unfenced_group = random.chance(80);
         let long_stalls = unfenced_group || random.chance(180);
         let with_dead_letters = !unfenced_group && random.chance(700);
-        let events = if long_stalls { 40 + random.below(100) } else { 12 + random.below(60) };
         let with_poison = !unfenced_group && random.chance(450);
-        let traffic = events::traffic(&mut random, Traffic { events, with_dead_letters, with_poison });
+        // Small states, written often: snapshots of several parts, cut anywhere.
+        let snapshots = !unfenced_group && random.chance(400);
+        let events = if long_stalls || snapshots { 40 + random.below(100) } else { 12 + random.below(60) };
+        let poison = if with_poison { [60, 400][usize::from(snapshots)] } else { 0 };
+        let traffic = events::traffic(&mut random, Traffic { events, with_dead_letters, poison });
         let rough = random.pick(&[0, 1, 2, 4, 8]).unwrap_or(1);
         let some =
             |random: &mut Random, per_mille: u32| if random.chance(700) { per_mille * rough } else { 0 };
@@ -141,6 +150,10 @@ impl Plan {
             world: 5 + some(&mut random, 15),
             markers: random.pick(&[400, 400, 100, 20]).unwrap_or(400),
         };
+        if snapshots {
+            rates.crash = rates.crash.max(8);
+            rates.markers = random.pick(&[400, 5, 2]).unwrap_or(5);
+        }
         if long_stalls {
             rates.stall = rates.stall.clamp(12, 24);
             rates.world = rates.world.max(30);
@@ -153,24 +166,30 @@ impl Plan {
                 PipelinePlan {
                     name: format!("p{n}"),
                     kafka_sink: !unfenced_group && random.chance(if long_stalls { 600 } else { 400 }),
-                    instances: if long_stalls { 2 } else { 1 + random.below(3) },
-                    lanes: 1 + random.below(2),
+                    instances: if long_stalls { 2 } else { 1 + usize::from(snapshots) + random.below(3) },
+                    lanes: if snapshots { 1 } else { 1 + random.below(2) },
                     folds: (0..variants).map(|v| variant(&mut random, &usual, v, unfenced_group)).collect(),
                     checkpoint_interval: Duration::from_millis([20, 100, 500, 2_000][random.below(4)]),
-                    checkpoint_records_max: [1, 3, 10, 50][random.below(4)],
-                    snapshot_after: [0, 500, 3_000, u64::MAX][random.below(4)],
+                    checkpoint_records_max: [1, 3, 10, 50][random.below(if snapshots { 2 } else { 4 })],
+                    snapshot_after: [0, 500, 3_000, u64::MAX][random.below(if snapshots { 1 } else { 4 })],
+                    snapshot_chunk_bytes: match random.below(if snapshots { 2 } else { 3 }) {
+                        0 => 60,
+                        1 => 300,
+                        _ => processor::snapshot::CHUNK_BYTES,
+                    },
                 }
             })
             .collect();
-        let last_act = match random.below(8) {
+        let last_act = match random.below(10) {
             0 => LastAct::OlderSink,
             1 => LastAct::OtherLog,
             2 => LastAct::JournalLost,
             3 => LastAct::JournalTorn,
+            4 => LastAct::SnapshotTorn,
             _ => LastAct::None,
         };
         Self {
-            partitions: 1 + i32::try_from(random.below(3)).unwrap_or(0),
+            partitions: i32::from(snapshots) + 1 + i32::try_from(random.below(3)).unwrap_or(0),
             pipelines,
             traffic,
             ticks: 80 + random.below(if long_stalls { 600 } else { 300 }),
@@ -179,6 +198,15 @@ impl Plan {
             long_stalls,
             last_act,
             planted,
+        }
+    }
+
+    /// The planned defect, where it is one of the shipped code.
+    #[must_use]
+    pub fn in_code(&self) -> Option<Defect> {
+        match self.planted {
+            Some(Planted::Code(defect)) => Some(defect),
+            Some(_) | None => None,
         }
     }
 
@@ -197,7 +225,8 @@ impl std::fmt::Display for Plan {
             let (interval, records) = (p.checkpoint_interval, p.checkpoint_records_max);
             let (instances, lanes, folds) = (p.instances, p.lanes, p.folds.len());
             write!(f, "; {} ({sink} sink): {instances} instances of {lanes} lanes, ", p.name)?;
-            write!(f, "{folds} configurations, checkpoints after {interval:?} or {records} records")?;
+            write!(f, "{folds} configurations, checkpoints after {interval:?} or {records} records, ")?;
+            write!(f, "snapshots after {} B in chunks of {} B", p.snapshot_after, p.snapshot_chunk_bytes)?;
         }
         write!(f, "; per mille: {:?}; last act: {:?}", self.rates, self.last_act)?;
         let modes = [(self.unfenced_group, "unfenced group"), (self.long_stalls, "long stalls")];

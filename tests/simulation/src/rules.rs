@@ -27,6 +27,8 @@ pub enum Rule {
     Rest,
     /// What cannot go on stops, and says why.
     Stops,
+    /// A partition is not given up where nothing is wrong with what it stands on.
+    NoAlarm,
     /// The program does not panic, and each turn ends.
     Sound,
 }
@@ -45,6 +47,7 @@ impl fmt::Display for Rule {
             Self::OpenLog => "no transaction holds up the log's readers",
             Self::Rest => "a healed world comes to rest",
             Self::Stops => "what cannot go on stops and says why",
+            Self::NoAlarm => "no alarm without a cause",
             Self::Sound => "no panic, no turn without end",
         })
     }

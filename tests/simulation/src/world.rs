@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use processor::fold::State;
 use processor::journal::Mark;
-use processor::lane::{Command, Lane};
+use processor::lane::{Command, Lane, NOT_CLAIMED};
 use processor::tickets::Tickets;
 use shared::admin::Health;
 
@@ -93,6 +93,8 @@ pub struct Inner {
     pub violations: Vec<Violation>,
     /// What happened, if somebody wants to know.
     pub trace: Option<Vec<String>>,
+    /// Something happened that a partition has to stop for.
+    pub alarms_expected: bool,
     /// Stalls under way.
     pub depth: usize,
     /// Calls so far.
@@ -224,6 +226,7 @@ impl World {
             delayed_appends: Vec::new(),
             violations: Vec::new(),
             trace: trace.then(Vec::new),
+            alarms_expected: false,
             depth: 0,
             calls: 0,
             old_disks: Vec::new(),
@@ -409,6 +412,9 @@ impl World {
         let died = turned.is_err();
         self.report(turned.err());
         let lives = self.lock().processes.get(process).is_some_and(|p| p.alive && p.life == life);
+        if lives {
+            self.check_alarms(process);
+        }
         if lives && !died {
             let mut slots = self.slots();
             let own =
@@ -422,6 +428,18 @@ impl World {
             if lives {
                 self.kill(process);
             }
+        }
+    }
+
+    fn check_alarms(&self, process: usize) {
+        let mut w = self.lock();
+        let problems = w.processes.get(process).map(|p| p.health.problems()).unwrap_or_default();
+        let is_alarm = |text: &&String| text.starts_with("partition ") && !text.contains(NOT_CLAIMED);
+        if let Some(alarm) = problems.iter().find(is_alarm)
+            && !w.alarms_expected
+            && w.violations.is_empty()
+        {
+            w.violation(Rule::NoAlarm, format!("process {process}: {alarm}"));
         }
     }
 
