@@ -45,6 +45,8 @@ const PARTITIONS: u32 = 8;
 const ENTITIES: u32 = 10_000;
 /// How long ids are remembered: short, so that as many are forgotten as are new.
 const WINDOW: &str = "60s";
+/// Small, so that the journal's size comes to a level within the run.
+const SNAPSHOT_AFTER: &str = "1MiB";
 /// Longer than any restart takes.
 const GAP_WAIT: &str = "5m";
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
@@ -208,7 +210,7 @@ impl Stand {
             + &source_config(GAP_WAIT)
             + &format!(
                 "[pipelines.{PIPELINE}]\nstate_dir = \"{}\"\ninstance = \"bench\"\n\
-                 admin_listen = \"{processor_admin}\"\nfold.window = \"{WINDOW}\"\n\
+                 admin_listen = \"{processor_admin}\"\nfold.window = \"{WINDOW}\"\ncheckpoint.snapshot_after = \"{SNAPSHOT_AFTER}\"\n\
                  sink.postgres = {{ url = \"env:{URL_ENV}\" }}\n",
                 scratch.join("state").display()
             );

@@ -20,6 +20,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a fresh client looks for why it is not let in.
 const ASK: Duration = Duration::from_secs(2);
 
+/// How long a segment of a topic that is trimmed is written to.
+const SEGMENT_MS: i64 = 5 * 60 * 1000;
+
 /// How often a topic that exists is looked for, and how long between.
 const LOOKS_MAX: u32 = 50;
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -37,6 +40,8 @@ pub struct Topic {
     pub exact: Vec<(&'static str, String)>,
     /// Settings that must be at least so (`-1` counts as unlimited).
     pub at_least: Vec<(&'static str, i64)>,
+    /// Settings that it is created with, and that may be changed.
+    pub usual: Vec<(&'static str, i64)>,
 }
 
 /// What is wrong with the topics.
@@ -150,8 +155,8 @@ pub fn event_log(config: &Config) -> Topic {
 pub fn of_pipeline(config: &Config, name: &str, pipeline: &PipelineConfig) -> Vec<Topic> {
     let log_max = log_record_bytes_max(config.ingest.body_limit);
     let mut topics = vec![
-        base(config, journal_name(name), journal_record_bytes_max()),
-        base(config, snapshots_name(name), journal_record_bytes_max()),
+        trimmed(base(config, journal_name(name), journal_record_bytes_max())),
+        trimmed(base(config, snapshots_name(name), journal_record_bytes_max())),
         base(config, dead_letters_name(name), log_max + OVERHEAD_BYTES),
     ];
     for topic in &mut topics {
@@ -162,6 +167,12 @@ pub fn of_pipeline(config: &Config, name: &str, pipeline: &PipelineConfig) -> Ve
         topics.push(base(config, sink.topic.clone(), log_max));
     }
     topics
+}
+
+/// Brokers delete records by whole segments only: these are small, and not kept open for long.
+fn trimmed(topic: Topic) -> Topic {
+    let segment_bytes = i64::try_from(2 * journal_record_bytes_max()).unwrap_or(i64::MAX);
+    Topic { usual: vec![("segment.bytes", segment_bytes), ("segment.ms", SEGMENT_MS)], ..topic }
 }
 
 fn base(config: &Config, name: String, bytes_max: u64) -> Topic {
@@ -177,6 +188,7 @@ fn base(config: &Config, name: String, bytes_max: u64) -> Topic {
             ("max.message.bytes", i64::try_from(bytes_max).unwrap_or(i64::MAX)),
             ("min.insync.replicas", i64::from(config.log.min_insync_replicas)),
         ],
+        usual: Vec::new(),
     }
 }
 
@@ -197,8 +209,8 @@ impl std::fmt::Display for Topic {
 
 impl Topic {
     fn settings(&self) -> impl Iterator<Item = (&'static str, String)> + '_ {
-        let at_least = self.at_least.iter().map(|(key, value)| (*key, value.to_string()));
-        self.exact.iter().cloned().chain(at_least)
+        let others = self.at_least.iter().chain(&self.usual).map(|(key, value)| (*key, value.to_string()));
+        self.exact.iter().cloned().chain(others)
     }
 }
 
