@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 struct File {
     dir: tempfile::TempDir,
 }
@@ -102,7 +104,7 @@ fn the_version_is_told() {
 
 #[test]
 fn a_signal_ends_it_with_0_even_without_kafka() {
-    for signal in ["-TERM", "-INT"] {
+    for signal in [Signal::TERM, Signal::INT] {
         let file = File::new(GITHUB);
         let mut child = Command::new(env!("CARGO_BIN_EXE_ingest"))
             .args(["serve", "--config"])
@@ -113,7 +115,7 @@ fn a_signal_ends_it_with_0_even_without_kafka() {
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         log.find(|line| line.as_ref().unwrap().contains("ingest listens")).unwrap().unwrap();
         let since = Instant::now();
-        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        kill_process(Pid::from_child(&child), signal).unwrap();
         let rest: Vec<String> = log.map(Result::unwrap).collect();
         assert_eq!(child.wait().unwrap().code(), Some(0), "{rest:?}");
         assert!(since.elapsed() < Duration::from_secs(5));
