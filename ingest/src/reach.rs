@@ -2,10 +2,11 @@
 //! to a metric, and once per change to the log file.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shared::admin::Health;
 use shared::config::Config;
+use shared::kafka::Doubt;
 
 use crate::append::{AppendError, CLIENT_ID};
 use crate::http::App;
@@ -17,8 +18,6 @@ const EVERY: Duration = Duration::from_secs(5);
 /// How soon a log that does not work is asked again, at first and at most.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(3);
-/// How long Kafka may be out of the producer's reach before a fresh client tries.
-const DOUBT: Duration = Duration::from_secs(8);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -115,7 +114,7 @@ pub(crate) fn watch(config: &Config, app: Arc<App>) -> std::io::Result<()> {
         let log = &app.log;
         let mut right = false;
         let mut retry = RETRY_MIN;
-        let mut down_since: Option<Instant> = None;
+        let mut doubt = Doubt::default();
         loop {
             let mut answer = Ok(());
             if !right {
@@ -129,17 +128,13 @@ pub(crate) fn watch(config: &Config, app: Arc<App>) -> std::io::Result<()> {
             }
             log.set_up(up);
             log.reach.now(answer);
-            let down = (!up).then(|| *down_since.get_or_insert_with(Instant::now));
-            if down.is_some_and(|since| since.elapsed() >= DOUBT) {
-                if shared::kafka::ask(&config.kafka, CLIENT_ID, log.topic(), PATIENCE).is_ok() {
-                    tracing::warn!("the producer has lost Kafka, which can be reached, and is replaced");
-                    if let Err(error) = log.replace(PATIENCE) {
-                        tracing::error!(error, "no new producer");
-                    }
+            if up {
+                doubt.reached();
+            } else if doubt.client_is_lost(&config.kafka, CLIENT_ID, log.topic(), PATIENCE) {
+                tracing::warn!("the producer has lost Kafka, which can be reached, and is replaced");
+                if let Err(error) = log.replace(PATIENCE) {
+                    tracing::error!(error, "no new producer");
                 }
-                down_since = None;
-            } else {
-                down_since = down;
             }
             let pause = if up { EVERY } else { retry };
             retry = if up { RETRY_MIN } else { (retry * 2).min(RETRY_MAX) };

@@ -14,6 +14,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMe
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 use shared::admin::Health;
+use shared::kafka::Doubt;
 
 use crate::clock::{Clock, SystemClock};
 use crate::kafka::{KafkaContext, let_go};
@@ -29,9 +30,6 @@ const JOIN_AGAIN: Duration = Duration::from_secs(2);
 
 /// How long Kafka may take to answer for that.
 const REQUEST: Duration = Duration::from_secs(1);
-
-/// How long Kafka may be out of this client's reach before a fresh one tries.
-const DOUBT: Duration = Duration::from_secs(8);
 
 /// How soon a member that says nothing loses its partitions; the configuration may say otherwise.
 const TIMES: &[(&str, &str)] =
@@ -211,7 +209,7 @@ fn keep_up(
 ) -> Result<(), Lost> {
     let clock = SystemClock::default();
     let mut asked = Instant::now();
-    let mut reach = Reach { health, out_of_reach: None };
+    let mut doubt = Doubt::default();
     while !stop.load(Ordering::Acquire) {
         match consumer.poll(Duration::from_millis(100)) {
             // Fenced by another member with the same name, mostly: this consumer will never work again.
@@ -223,11 +221,18 @@ fn keep_up(
         if asked.elapsed() >= LAG_INTERVAL {
             asked = Instant::now();
             match consumer.fetch_metadata(Some(&kafka.topic), REQUEST) {
-                Ok(_) => reach.back(),
+                Ok(_) => {
+                    if doubt.reached() {
+                        tracing::info!("Kafka can be reached again");
+                    }
+                    health.ready("broker");
+                }
                 Err(error) => {
-                    if reach.is_doubtful(&error)
-                        && shared::kafka::ask(&kafka.config, &kafka.client_id, &kafka.topic, REQUEST).is_ok()
-                    {
+                    if !doubt.is_out_of_reach() {
+                        tracing::error!(%error, "Kafka cannot be reached; trying again until it can");
+                    }
+                    health.not_ready("broker", error.to_string());
+                    if doubt.client_is_lost(&kafka.config, &kafka.client_id, &kafka.topic, REQUEST) {
                         return Err(Lost::Client);
                     }
                     continue;
@@ -241,35 +246,4 @@ fn keep_up(
         }
     }
     Ok(())
-}
-
-/// Whether Kafka can be reached: said once per change.
-struct Reach<'a> {
-    health: &'a Health,
-    /// Since when it cannot, or when a fresh client last tried.
-    out_of_reach: Option<Instant>,
-}
-
-impl Reach<'_> {
-    fn back(&mut self) {
-        if self.out_of_reach.take().is_some() {
-            tracing::info!("Kafka can be reached again");
-        }
-        self.health.ready("broker");
-    }
-
-    /// Notes that Kafka cannot be reached; true when it is time to doubt the client.
-    fn is_doubtful(&mut self, error: &KafkaError) -> bool {
-        self.health.not_ready("broker", error.to_string());
-        let Some(since) = &mut self.out_of_reach else {
-            tracing::error!(%error, "Kafka cannot be reached; trying again until it can");
-            self.out_of_reach = Some(Instant::now());
-            return false;
-        };
-        let doubtful = since.elapsed() >= DOUBT;
-        if doubtful {
-            *since = Instant::now();
-        }
-        doubtful
-    }
 }

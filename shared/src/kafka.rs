@@ -12,6 +12,9 @@ use secrecy::ExposeSecret;
 
 use crate::config::{KafkaConfig, SaslMechanism, SecurityProtocol};
 
+/// How long Kafka may be out of a client's reach before a fresh one tries.
+const DOUBT: Duration = Duration::from_secs(8);
+
 /// What every client has: addresses, protection, the user's own properties, bounded reconnects.
 #[must_use]
 pub fn client(config: &KafkaConfig, client_id: &str) -> ClientConfig {
@@ -104,15 +107,48 @@ impl ProducerContext for Told {
     fn delivery(&self, _: &DeliveryResult<'_>, (): Self::DeliveryOpaque) {}
 }
 
+/// Doubts a client that does not reach Kafka, by asking with a fresh one.
+///
+/// librdkafka (2.10 to 2.13 at least) forgets every broker when it is told of none, as by brokers that were just
+/// fenced, and never connects again (librdkafka#5301). Such a client is to be replaced.
+#[derive(Debug, Default)]
+pub struct Doubt {
+    /// Since when the client does not reach Kafka, or when a fresh one last tried.
+    out_of_reach: Option<Instant>,
+}
+
+impl Doubt {
+    /// The client reached Kafka. True if it had not before.
+    pub fn reached(&mut self) -> bool {
+        self.out_of_reach.take().is_some()
+    }
+
+    /// Whether the client did not reach Kafka when it last tried.
+    #[must_use]
+    pub const fn is_out_of_reach(&self) -> bool {
+        self.out_of_reach.is_some()
+    }
+
+    /// The client did not reach Kafka: whether that is so for a while, and a fresh one reaches it. Blocking, for
+    /// at most `timeout`.
+    pub fn client_is_lost(
+        &mut self,
+        config: &KafkaConfig,
+        client_id: &str,
+        topic: &str,
+        timeout: Duration,
+    ) -> bool {
+        let since = self.out_of_reach.get_or_insert_with(Instant::now);
+        if since.elapsed() < DOUBT {
+            return false;
+        }
+        *since = Instant::now();
+        ask(config, client_id, topic, timeout).is_ok()
+    }
+}
+
 /// Asks Kafka for a topic with a client of its own, for at most `timeout`. Blocking.
-///
-/// Tells whether trouble is Kafka's or a client's: librdkafka (2.10 to 2.13 at least) forgets every broker when
-/// it is told of none, as by brokers that were just fenced, and never connects again (librdkafka#5301). Such a
-/// client is to be replaced.
-///
-/// # Errors
-/// Kafka does not answer, or tells no broker.
-pub fn ask(config: &KafkaConfig, client_id: &str, topic: &str, timeout: Duration) -> Result<(), KafkaError> {
+fn ask(config: &KafkaConfig, client_id: &str, topic: &str, timeout: Duration) -> Result<(), KafkaError> {
     let asker: BaseProducer = client(config, client_id).create()?;
     let answer = asker.client().fetch_metadata(Some(topic), timeout)?;
     match answer.brokers() {
