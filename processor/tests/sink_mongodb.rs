@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::{Client, IndexModel};
 use processor::sink::{self, SinkError};
-use shared::config::{MongodbSinkConfig, SinkConfig};
+use shared::config::{DatabaseSinkConfig, SinkConfig};
 use shared::event::Event;
 use tokio::runtime::{Builder, Runtime};
 
@@ -92,7 +92,7 @@ impl Drop for Database {
 
 fn config(url: String, statement_timeout: &str) -> SinkConfig {
     let text = format!("url = \"env:UNUSED\"\nstatement_timeout = \"{statement_timeout}\"");
-    let mut config: MongodbSinkConfig = toml::from_str(&text).unwrap();
+    let mut config: DatabaseSinkConfig = toml::from_str(&text).unwrap();
     config.url_value = Some(url.into());
     SinkConfig::Mongodb(config)
 }

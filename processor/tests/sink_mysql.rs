@@ -17,7 +17,7 @@ use hookline_tests::mariadb::MariaDb;
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, OptsBuilder, Row};
 use processor::sink::{self, SinkError};
-use shared::config::{MysqlSinkConfig, SinkConfig};
+use shared::config::{DatabaseSinkConfig, SinkConfig};
 use shared::event::Event;
 use tokio::runtime::{Builder, Runtime};
 
@@ -134,7 +134,7 @@ impl Drop for Database {
 }
 
 fn config(url: String) -> SinkConfig {
-    let mut config: MysqlSinkConfig =
+    let mut config: DatabaseSinkConfig =
         toml::from_str("url = \"env:UNUSED\"\nstatement_timeout = \"1s\"").unwrap();
     config.url_value = Some(url.into());
     SinkConfig::Mysql(config)

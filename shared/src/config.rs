@@ -19,8 +19,7 @@ pub use kafka::{
 pub use pipeline::{CheckpointConfig, FoldLimits, GapPolicy, PipelineConfig};
 use serde::Deserialize;
 pub use sink::{
-    HttpSinkConfig, KafkaSinkConfig, MongodbSinkConfig, MysqlSinkConfig, PostgresSinkConfig, SinkConfig,
-    SqliteSinkConfig,
+    DatabaseSinkConfig, HttpSinkConfig, KafkaSinkConfig, PostgresSinkConfig, SinkConfig, SqliteSinkConfig,
 };
 pub use source::{
     ArrayBody, ConnectionConfig, Encoding, Hash, HmacScheme, OrderConfig, RuleConfig, Secret, SequenceOrder,

@@ -20,7 +20,7 @@ use mongodb::options::ReturnDocument;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use shared::config::MongodbSinkConfig;
+use shared::config::DatabaseSinkConfig;
 
 use self::classify::is_duplicate;
 use self::connect::{Server, Session};
@@ -40,7 +40,7 @@ pub(super) struct Mongodb {
 }
 
 impl Mongodb {
-    pub(super) fn open(config: &MongodbSinkConfig, context: &Context) -> Result<Self, SinkError> {
+    pub(super) fn open(config: &DatabaseSinkConfig, context: &Context) -> Result<Self, SinkError> {
         // One thread besides the lane's: the client watches the servers while the lane does other things.
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(|e| SinkError::Retry(format!("no event loop for MongoDB: {e}")))?;

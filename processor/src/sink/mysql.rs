@@ -13,7 +13,7 @@ use mysql_async::{Conn, Params, Row};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use shared::config::MysqlSinkConfig;
+use shared::config::DatabaseSinkConfig;
 
 use self::connect::{Server, Session};
 use super::rows::{self, StoredFence};
@@ -47,7 +47,7 @@ pub(super) struct Mysql {
 }
 
 impl Mysql {
-    pub(super) fn open(config: &MysqlSinkConfig, context: &Context) -> Result<Self, SinkError> {
+    pub(super) fn open(config: &DatabaseSinkConfig, context: &Context) -> Result<Self, SinkError> {
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| SinkError::Retry(format!("no event loop for MySQL: {e}")))?;
         let server = Server::new(config, context)?;

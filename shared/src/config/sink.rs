@@ -17,9 +17,9 @@ pub enum SinkConfig {
     /// Tables in PostgreSQL.
     Postgres(PostgresSinkConfig),
     /// Tables in MySQL or MariaDB.
-    Mysql(MysqlSinkConfig),
+    Mysql(DatabaseSinkConfig),
     /// Collections in MongoDB.
-    Mongodb(MongodbSinkConfig),
+    Mongodb(DatabaseSinkConfig),
     /// A service that takes each event by POST.
     Http(HttpSinkConfig),
     /// Tables in an SQLite file, for one instance.
@@ -53,30 +53,17 @@ const fn default_statement_timeout() -> Span {
     Span::secs(30)
 }
 
-/// The MySQL sink.
+/// The sinks MySQL and MongoDB.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct MysqlSinkConfig {
-    /// The connection string (`mysql://user:password@host/database`), by reference since it holds a password.
+pub struct DatabaseSinkConfig {
+    /// The connection string (`mysql://` or `mongodb://user:password@host/database`), by reference since it holds
+    /// a password.
     pub url: Spanned<SecretRef>,
     /// The connection string as read; none where it was not asked for ([`super::Secrets`]).
     #[serde(skip)]
     pub url_value: Option<SecretString>,
-    /// How long one statement may take.
-    #[serde(default = "default_statement_timeout")]
-    pub statement_timeout: Span,
-}
-
-/// The MongoDB sink.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MongodbSinkConfig {
-    /// The connection string (`mongodb://user:password@host/database`), by reference since it holds a password.
-    pub url: Spanned<SecretRef>,
-    /// The connection string as read; none where it was not asked for ([`super::Secrets`]).
-    #[serde(skip)]
-    pub url_value: Option<SecretString>,
-    /// How long one command may take.
+    /// How long one statement or command may take.
     #[serde(default = "default_statement_timeout")]
     pub statement_timeout: Span,
 }

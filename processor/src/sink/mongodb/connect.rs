@@ -13,7 +13,7 @@ use mongodb::options::{
 };
 use mongodb::{Client, Collection, Database, IndexModel};
 use secrecy::ExposeSecret as _;
-use shared::config::MongodbSinkConfig;
+use shared::config::DatabaseSinkConfig;
 use tokio::time::timeout;
 
 use super::classify::is_duplicate;
@@ -61,7 +61,7 @@ impl Session {
 }
 
 impl Server {
-    pub(super) async fn new(config: &MongodbSinkConfig, context: &Context) -> Result<Self, SinkError> {
+    pub(super) async fn new(config: &DatabaseSinkConfig, context: &Context) -> Result<Self, SinkError> {
         let url = config.url_value.as_ref().map_or("", |url| url.expose_secret());
         let statement_timeout = config.statement_timeout.0.max(Duration::from_secs(1));
         let mut options = parse(url).await?;
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     fn server(url: &str) -> Result<Server, SinkError> {
-        let config = MongodbSinkConfig {
+        let config = DatabaseSinkConfig {
             url: toml::Spanned::new(0..0, shared::secret::SecretRef::Env("U".to_owned())),
             url_value: Some(url.into()),
             statement_timeout: shared::units::Span::secs(1),

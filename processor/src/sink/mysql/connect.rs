@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use mysql_async::prelude::{FromValue, Queryable as _};
 use mysql_async::{Conn, Opts, OptsBuilder, Row, SslOpts};
 use secrecy::ExposeSecret as _;
-use shared::config::MysqlSinkConfig;
+use shared::config::DatabaseSinkConfig;
 use tokio::time::timeout;
 
 use crate::sink::{Context, SinkError, rows};
@@ -63,7 +63,7 @@ impl Session {
 }
 
 impl Server {
-    pub(super) fn new(config: &MysqlSinkConfig, context: &Context) -> Result<Self, SinkError> {
+    pub(super) fn new(config: &DatabaseSinkConfig, context: &Context) -> Result<Self, SinkError> {
         let url = config.url_value.as_ref().map_or("", |url| url.expose_secret());
         let opts = parse(url)?
             .client_found_rows(true)
