@@ -10,7 +10,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord};
 use super::producer::{Deliveries, JOURNAL, settle};
 use super::reader::Reader;
 use super::{KafkaContext, is_passing, let_go, list, record_of, retry};
-use crate::broker::{BrokerError, Log};
+use crate::broker::{BrokerError, Log, acknowledged};
 use crate::clock::{Clock, SystemClock};
 use crate::control::Control;
 use crate::fold::Record;
@@ -119,8 +119,6 @@ impl Log for KafkaLog {
             .payload(&body)
             .headers(event.to_headers());
         self.clients.controls.send(record).map_err(|(e, _)| retry(&e))?;
-        let acknowledged = settle(&self.clients.controls)?;
-        let offset = acknowledged.iter().find(|(p, _)| *p == partition).map(|(_, offset)| *offset);
-        offset.ok_or_else(|| BrokerError::Retry("a control record was not acknowledged".to_owned()))
+        acknowledged(&settle(&self.clients.controls)?, partition)
     }
 }
