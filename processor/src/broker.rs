@@ -164,10 +164,11 @@ pub trait Journal: Send {
         each: &mut dyn FnMut(i64, &[u8]),
     ) -> Result<(), BrokerError>;
 
-    /// The first record of a partition's journal, if there is one.
+    /// The first committed record of a partition's journal, if there is one. An open transaction may hide it: it
+    /// is waited for.
     ///
     /// # Errors
-    /// The journal cannot be read.
+    /// The journal cannot be read, or an open transaction holds it up.
     fn first(&mut self, partition: i32) -> Result<Option<(i64, Vec<u8>)>, BrokerError>;
 
     /// Writes a chunk of a snapshot, opening a transaction where none is.
@@ -205,13 +206,13 @@ pub trait Journal: Send {
 /// What the sink refused for good, and why.
 pub type Refusals = BTreeMap<Position, String>;
 
-/// The offset of a partition's journal record among those that [`Journal::settle`] told of.
+/// The offset of a partition's record among those that were acknowledged.
 ///
 /// # Errors
-/// It is not there: the record is not known to be in the journal.
+/// It is not there: the record is not known to be in the topic.
 pub fn acknowledged(written: &[(i32, i64)], partition: i32) -> Result<i64, BrokerError> {
     let found = written.iter().find(|(p, _)| *p == partition).map(|(_, offset)| *offset);
     found.ok_or_else(|| {
-        BrokerError::Retry(format!("the journal record of partition {partition} was not acknowledged"))
+        BrokerError::Retry(format!("the record of partition {partition} was not acknowledged"))
     })
 }

@@ -14,8 +14,6 @@ pub enum Defect {
     HoleTaken,
     /// P3: a journal made anew starts with the first lineage again.
     LineageRestarts,
-    /// P3: a claim's lineage is that of the journal's first record, though a later claim raised it.
-    LineageOfFirst,
     /// P6: a journal record of an old epoch counts.
     OldEpochObeyed,
     /// P6: the chain of digests is not checked.

@@ -1,9 +1,12 @@
 //! Writes to a topic as any other program would: garbage, or records that the product should read.
 
+use std::time::Duration;
+
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{BaseProducer, BaseRecord, FutureProducer, FutureRecord, Producer};
 
 use crate::kafka::{block_on, client_config};
+use crate::kafka_read::end_offsets;
 
 /// A record to write; `..Default::default()` leaves the rest empty.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,4 +54,43 @@ pub fn produce(bootstrap: &str, topic: &str, records: &[NewRecord<'_>]) -> Vec<(
             (delivery.partition, delivery.offset)
         })
         .collect()
+}
+
+/// A transaction of some other program, with three records in each partition of a topic. No reader sees what comes
+/// after them until [`OpenTransaction::abort`].
+pub struct OpenTransaction(BaseProducer);
+
+impl OpenTransaction {
+    /// How long a request may take.
+    const TIME_LIMIT: Duration = Duration::from_secs(30);
+
+    /// Begins it, and writes.
+    ///
+    /// # Panics
+    /// When the broker refuses.
+    #[must_use]
+    pub fn begin(bootstrap: &str, topic: &str) -> Self {
+        let producer: BaseProducer = client_config(bootstrap)
+            .set("transactional.id", format!("another-program-{topic}"))
+            .create()
+            .expect("a producer");
+        producer.init_transactions(Self::TIME_LIMIT).expect("a transactional id");
+        producer.begin_transaction().expect("a transaction");
+        for partition in end_offsets(bootstrap, topic).into_keys() {
+            for _ in 0..3 {
+                let record = BaseRecord::<(), [u8]>::to(topic).partition(partition).payload(b"aborted");
+                producer.send(record).unwrap_or_else(|(error, _)| panic!("{topic}: not sent: {error}"));
+            }
+        }
+        producer.flush(Self::TIME_LIMIT).expect("acknowledgements");
+        Self(producer)
+    }
+
+    /// Aborts it: it leaves a hole.
+    ///
+    /// # Panics
+    /// When the broker refuses.
+    pub fn abort(self) {
+        self.0.abort_transaction(Self::TIME_LIMIT).expect("an end");
+    }
 }

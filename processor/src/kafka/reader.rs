@@ -85,20 +85,45 @@ impl Reader {
         super::bounds(&consumer, topic, partition).map(|(_, end)| end)
     }
 
-    /// Offset and value of a partition's first record that is visible.
+    /// First offset and end of a partition, once no open transaction hides what is there now.
+    fn settled(&self, topic: &str, partition: i32) -> Result<(i64, i64), BrokerError> {
+        let end = self.end(topic, partition)?;
+        let asked = Instant::now();
+        loop {
+            let (low, high) = self.bounds(topic, partition)?;
+            if high >= end {
+                return Ok((low, high));
+            }
+            if asked.elapsed() > STALL {
+                let stall = STALL.as_secs();
+                return Err(BrokerError::Retry(format!(
+                    "{topic} partition {partition}: a transaction has been open for {stall} s"
+                )));
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Offset and value of a partition's first committed record. An open transaction may hide it, also one that
+    /// began in records that were deleted since: it is waited for.
     ///
     /// # Errors
-    /// The partition cannot be read.
+    /// The partition cannot be read, or an open transaction holds it up.
     pub fn first(&self, topic: &str, partition: i32) -> Result<Option<(i64, Vec<u8>)>, BrokerError> {
-        let (low, high) = self.bounds(topic, partition)?;
-        let mut first = None;
-        if low < high {
-            self.read(topic, partition, low, false, &mut |read| {
-                first = Some((read.offset(), read.value().to_vec()));
-                false
-            })?;
+        let first_of = |(low, high): (i64, i64)| {
+            let mut first = None;
+            if low < high {
+                self.read(topic, partition, low, false, &mut |read| {
+                    first = Some((read.offset(), read.value().to_vec()));
+                    false
+                })?;
+            }
+            Ok(first)
+        };
+        match first_of(self.bounds(topic, partition)?)? {
+            Some(first) => Ok(Some(first)),
+            None => first_of(self.settled(topic, partition)?),
         }
-        Ok(first)
     }
 
     /// Calls `each` for all committed records of a partition. An open transaction hides what others committed
@@ -112,21 +137,7 @@ impl Reader {
         partition: i32,
         each: &mut dyn FnMut(Read<'_>),
     ) -> Result<(), BrokerError> {
-        let end = self.end(topic, partition)?;
-        let asked = Instant::now();
-        let (low, high) = loop {
-            let (low, high) = self.bounds(topic, partition)?;
-            if high >= end {
-                break (low, high);
-            }
-            if asked.elapsed() > STALL {
-                let stall = STALL.as_secs();
-                return Err(BrokerError::Retry(format!(
-                    "{topic} partition {partition}: a transaction has been open for {stall} s"
-                )));
-            }
-            std::thread::sleep(LOOK_AGAIN);
-        };
+        let (low, high) = self.settled(topic, partition)?;
         if low >= high {
             return Ok(());
         }

@@ -69,10 +69,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             None => None,
         };
         let lineage = match first {
-            // Never below the lineage of the last claim: it may have been raised while a former owner's open
-            // transaction hid the journal's first records.
-            Some(record) if planted(Defect::LineageOfFirst) => record.epoch.lineage,
-            Some(record) => record.epoch.lineage.max(committed.lineage),
+            Some(record) => record.epoch.lineage,
             None => {
                 let fenced = match &mut self.sink {
                     Some(sink) => sink.fence(partition)?.epoch.lineage,

@@ -1,11 +1,11 @@
 //! Last acts: what the world does to a pipeline at rest, after which it must stop and say why, or start over
 //! without anybody noticing.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use processor::position::Position;
 
-use crate::kafka::{Body, Topic};
+use crate::kafka::{Body, Topic, Tp};
 use crate::oracle;
 use crate::plan::LastAct;
 use crate::rules::Rule;
@@ -27,6 +27,8 @@ pub fn play(world: &Arc<World>) {
         LastAct::JournalLost => journal_lost(world),
         LastAct::JournalTorn => journal_torn(world),
         LastAct::SnapshotTorn => snapshot_torn(world),
+        LastAct::OffsetsExpired => offsets_expired(world),
+        LastAct::ClaimHangs => claim_hangs(world),
     }
 }
 
@@ -163,6 +165,47 @@ fn journal_lost(world: &Arc<World>) {
     oracle::check(world);
 }
 
+fn offsets_expired(world: &Arc<World>) {
+    let mut w = world.lock();
+    for pipeline in 0..w.groups.len() {
+        w.kafka.recreate((Topic::Offsets(pipeline), 0));
+    }
+    w.senders.more(10);
+    drop(w);
+    stop_all(world);
+    ticks::heal(world);
+    crate::come_to_rest(world);
+    oracle::check(world);
+}
+
+fn claim_hangs(world: &Arc<World>) {
+    ticks::heal(world);
+    if !crate::come_to_rest(world) {
+        return;
+    }
+    let mut w = world.lock();
+    let now = w.now_ms;
+    for (pipeline, partition) in all(&w) {
+        let zombie = (pipeline, usize::MAX, usize::try_from(partition).unwrap_or(0));
+        if let Ok(epoch) = w.kafka.init(zombie) {
+            let claim = Body::Journal(Arc::from(&b"a zombie's"[..]));
+            let _ = w.kafka.produce(zombie, epoch, (Topic::Journal(pipeline), partition), now, claim);
+        }
+    }
+    w.senders.more(20);
+    drop(w);
+    for _ in 0..WATCHED {
+        ticks::quiet_tick(world);
+    }
+    stop_all(world);
+    for p in &mut world.lock().processes {
+        p.disks.clear();
+    }
+    ticks::heal(world);
+    crate::come_to_rest(world);
+    oracle::check(world);
+}
+
 fn journal_torn(world: &Arc<World>) {
     let mut w = world.lock();
     let mut found = None;
@@ -178,9 +221,16 @@ fn journal_torn(world: &Arc<World>) {
         }
     }
     let Some((pipeline, partition, offset)) = found else { return };
-    let journal = w.kafka.partition((Topic::Journal(pipeline), partition));
-    journal.aborted.insert(usize::MAX);
-    if let Some(entry) = usize::try_from(offset).ok().and_then(|n| journal.entries.get_mut(n)) {
+    let Ok(offset) = usize::try_from(offset) else { return };
+    tear(world, w, (Topic::Journal(pipeline), partition), offset);
+    expect_said(world, pipeline, partition, "does not follow", "journal");
+}
+
+/// Takes a record away, as if its transaction had been aborted, and with it every disk; then the world goes on.
+fn tear(world: &Arc<World>, mut w: MutexGuard<'_, Inner>, tp: Tp, offset: usize) {
+    let torn = w.kafka.partition(tp);
+    torn.aborted.insert(usize::MAX);
+    if let Some(entry) = torn.entries.get_mut(offset) {
         entry.txn = Some(usize::MAX);
     }
     for p in &mut w.processes {
@@ -188,13 +238,15 @@ fn journal_torn(world: &Arc<World>) {
     }
     drop(w);
     watch(world);
+}
+
+/// A pipeline must have stopped and said why, after something of it was torn.
+fn expect_said(world: &Arc<World>, pipeline: usize, partition: i32, words: &str, torn: &str) {
     let mut w = world.lock();
-    if !says(&w, pipeline, "does not follow") {
+    if !says(&w, pipeline, words) {
         let found = problems(&w);
-        w.violation(
-            Rule::Stops,
-            format!("p{pipeline} partition {partition}: a torn journal goes unnoticed: {found:?}"),
-        );
+        let what = format!("p{pipeline} partition {partition}: a torn {torn} goes unnoticed: {found:?}");
+        w.violation(Rule::Stops, what);
     }
 }
 
@@ -232,22 +284,6 @@ fn snapshot_torn(world: &Arc<World>) {
         Some((pipeline, partition, needed_chunk(&mut w, pipeline, partition)?))
     });
     let Some((pipeline, partition, chunk)) = found else { return };
-    let snapshots = w.kafka.partition((Topic::Snapshots(pipeline), partition));
-    snapshots.aborted.insert(usize::MAX);
-    if let Some(entry) = snapshots.entries.get_mut(chunk) {
-        entry.txn = Some(usize::MAX);
-    }
-    for p in &mut w.processes {
-        p.disks.clear();
-    }
-    drop(w);
-    watch(world);
-    let mut w = world.lock();
-    if !says(&w, pipeline, "the snapshot that it continues") {
-        let found = problems(&w);
-        w.violation(
-            Rule::Stops,
-            format!("p{pipeline} partition {partition}: a torn snapshot goes unnoticed: {found:?}"),
-        );
-    }
+    tear(world, w, (Topic::Snapshots(pipeline), partition), chunk);
+    expect_said(world, pipeline, partition, "the snapshot that it continues", "snapshot");
 }

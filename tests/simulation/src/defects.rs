@@ -40,6 +40,8 @@ pub enum Planted {
     ReleasedOutOfOrder,
     /// ingest remembers an id before the append.
     DeduplicatedBeforeAppend,
+    /// P9: a journal whose start an open transaction hides is taken for lost.
+    StartNotAwaited,
     /// P9: chunks are read without waiting for the transactions that hide them.
     OpenNotAwaited,
     /// P10: control records are appended in a transaction, which stays open when the process dies.
@@ -59,7 +61,6 @@ pub const ALL: &[(Planted, &str)] = &[
     (Planted::EmptyAssignIgnored, "P2 an empty assignment does not renew the tickets"),
     (Planted::Code(Defect::HoleTaken), "P2 a record that the client left out is not missed"),
     (Planted::Code(Defect::LineageRestarts), "P3 epochs restart with a new journal"),
-    (Planted::Code(Defect::LineageOfFirst), "P3 a lineage below the last claim's"),
     (Planted::AbortInsteadOfInit, "P3, P6 no init_transactions: a delayed abort hits a later transaction"),
     (Planted::Code(Defect::OwnConfigFirst), "P4 a new owner decides by its own settings"),
     (Planted::Code(Defect::ConfigEpochIgnored), "P4 a configuration record of an earlier owner is obeyed"),
@@ -84,6 +85,7 @@ pub const ALL: &[(Planted, &str)] = &[
     (Planted::Code(Defect::RefusalInMemory), "P7 a refusal kept in memory"),
     (Planted::Code(Defect::RefusalMovesCheckpoint), "P7 a refusal moves the checkpoint"),
     (Planted::Code(Defect::TrimmedEarly), "P8 the journal trimmed before the snapshot is committed"),
+    (Planted::StartNotAwaited, "P9 a journal's start that an open transaction hides is taken for lost"),
     (Planted::OpenNotAwaited, "P9 a snapshot that an open transaction hides is taken for lost"),
     (Planted::Code(Defect::OldSnapshotFirst), "P8 a half-written snapshot destroys the good one"),
     (Planted::Code(Defect::CoveredLate), "P8 the covered offset fixed late"),

@@ -380,12 +380,22 @@ impl Journal for SimJournal {
 
     fn first(&mut self, partition: i32) -> Result<Option<(i64, Vec<u8>)>, BrokerError> {
         self.env.enter("journal.first", false);
-        let mut w = self.env.lock();
-        let rates = w.plan.rates;
-        if w.fault(rates.kafka / 2) {
-            return Err(failed("first"));
+        let tp = (Topic::Journal(self.env.pipeline), partition);
+        let (is_empty, end) = {
+            let mut w = self.env.lock();
+            let rates = w.plan.rates;
+            if w.fault(rates.kafka / 2) {
+                return Err(failed("first"));
+            }
+            let hasty = w.plan.has(Planted::StartNotAwaited);
+            let journal = w.kafka.partition(tp);
+            (journal.visible(0).next().is_none() && !hasty, journal.entries.len())
+        };
+        if is_empty {
+            self.await_stable(tp, end, "first")?;
         }
-        let journal = w.kafka.partition((Topic::Journal(self.env.pipeline), partition));
+        let mut w = self.env.lock();
+        let journal = w.kafka.partition(tp);
         let of = |(n, entry): (usize, &crate::kafka::Entry)| match &entry.body {
             Body::Journal(value) => Some((i64::try_from(n).ok()?, value.to_vec())),
             Body::Log(_) | Body::Chunk(_) | Body::Effect(_) | Body::Offsets(_) | Body::Marker => None,

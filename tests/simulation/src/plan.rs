@@ -97,6 +97,10 @@ pub enum LastAct {
     JournalTorn,
     /// A chunk of a snapshot vanishes: stop.
     SnapshotTorn,
+    /// The group's committed offsets expire: nobody notices.
+    OffsetsExpired,
+    /// A zombie's claim hangs while the journal is trimmed, then all disks are lost: nobody notices.
+    ClaimHangs,
 }
 
 /// A schedule.
@@ -186,6 +190,8 @@ impl Plan {
             2 => LastAct::JournalLost,
             3 => LastAct::JournalTorn,
             4 => LastAct::SnapshotTorn,
+            5 => LastAct::OffsetsExpired,
+            6 => LastAct::ClaimHangs,
             _ => LastAct::None,
         };
         Self {

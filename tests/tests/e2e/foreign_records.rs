@@ -1,13 +1,10 @@
 //! Whatever another producer writes into the event log, each record gets its verdict, the books agree, and
 //! what comes after it is applied.
 
-use std::time::Duration;
-
 use hookline_tests::http::Client;
-use hookline_tests::kafka::{Kafka, client_config};
-use hookline_tests::kafka_write::{NewRecord, produce};
+use hookline_tests::kafka::Kafka;
+use hookline_tests::kafka_write::{NewRecord, OpenTransaction, produce};
 use hookline_tests::postgres::Postgres;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use sandbox::sources::CONNECTIONS;
 
 use crate::common::{Sink, Site, order, processor, row_count, rows, stderr, stdout, wait_decided};
@@ -104,13 +101,13 @@ fn records_of_another_producer_are_dead_lettered_or_counted_and_never_a_stall() 
 
     // Before the processor's first start, with an aborted transaction among them, and while it runs.
     produce(site.bootstrap(), &site.topic(), &records);
-    abort_a_transaction(&site);
+    OpenTransaction::begin(site.bootstrap(), &site.topic()).abort();
     let client = Client::new();
     let mut instance = site.instance("only", &sink);
     for round in 1..=2_usize {
         if round == 2 {
             produce(site.bootstrap(), &site.topic(), &records);
-            abort_a_transaction(&site);
+            OpenTransaction::begin(site.bootstrap(), &site.topic()).abort();
         }
         let body = order(&format!("evt_{round}"), "foreign", &round.to_string());
         assert_eq!(site.post_order(&client, CONNECTIONS[0], &body).status, 200);
@@ -151,21 +148,4 @@ fn records_of_another_producer_are_dead_lettered_or_counted_and_never_a_stall() 
 /// Such a record has no id by which its repeat would be known.
 fn is_no_event(reason: &str) -> bool {
     reason.contains("header ") || reason.contains("ce_specversion")
-}
-
-/// Leaves a hole in the log: records that no reader sees, and a transaction's end.
-fn abort_a_transaction(site: &Site) {
-    let producer: BaseProducer = client_config(site.bootstrap())
-        .set("transactional.id", "another-program")
-        .create()
-        .expect("a producer");
-    let limit = Duration::from_secs(30);
-    producer.init_transactions(limit).unwrap();
-    producer.begin_transaction().unwrap();
-    let topic = site.topic();
-    for _ in 0..3 {
-        producer.send(BaseRecord::<(), [u8]>::to(&topic).partition(0).payload(b"aborted")).unwrap();
-    }
-    producer.flush(limit).unwrap();
-    producer.abort_transaction(limit).unwrap();
 }
