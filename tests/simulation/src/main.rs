@@ -70,7 +70,7 @@ fn suite(planted: Option<Planted>, args: &Args) -> ExitCode {
     let started = Instant::now();
     let count = if args.only_defects || planted.is_some() { 0 } else { args.schedules };
     println!("{count} schedules of seeds {base} to {}", base + count.saturating_sub(1));
-    let failed = schedules(base, count, args.threads);
+    let (played, failed) = schedules(base, count, args.threads);
     let list: Vec<_> = match failed {
         Some(seed) => {
             replay(seed, None, args);
@@ -84,7 +84,7 @@ fn suite(planted: Option<Planted>, args: &Args) -> ExitCode {
     let caught = defects(&list, base, args.schedules, args.threads);
     let seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
     let line = serde_json::json!({
-        "schedules": count, "seconds": seconds, "defects": list.len(), "caught": caught,
+        "schedules": played, "seconds": seconds, "defects": list.len(), "caught": caught,
     });
     println!("{line}");
     if failed.is_none() && caught == list.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -124,8 +124,8 @@ fn show(report: &Report, lines: usize) {
     }
 }
 
-/// Runs the schedules; the first seed that fails, if one does.
-fn schedules(base: u64, count: u64, threads: usize) -> Option<u64> {
+/// Runs the schedules, until one fails: how many, and the seed that failed.
+fn schedules(base: u64, count: u64, threads: usize) -> (u64, Option<u64>) {
     let (next, stop, failed) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(None));
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
@@ -145,7 +145,7 @@ fn schedules(base: u64, count: u64, threads: usize) -> Option<u64> {
             });
         }
     });
-    failed.into_inner().ok().flatten()
+    (next.into_inner().min(count), failed.into_inner().ok().flatten())
 }
 
 /// Plants each defect until a schedule catches it; how many were caught.
