@@ -47,8 +47,9 @@ pub(crate) struct Options {
     /// Seconds of one run.
     #[arg(long, default_value_t = 8)]
     seconds: u32,
-    /// Seconds of one run of each number of connections that is not counted.
-    #[arg(long, default_value_t = 5)]
+    /// Seconds of one run of each number of connections that is not counted: Kafka's compiler is at work so long,
+    /// and a request costs it more than twice as much meanwhile.
+    #[arg(long, default_value_t = 15)]
     warm_up: u32,
 }
 

@@ -9,9 +9,10 @@ use ingest::{Error, SetupError};
 use shared::config::{Config, Secrets};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A fifth of the CPU went into glibc's, librdkafka's calls included; this one takes their place, too.
+/// A fifth of the CPU went into glibc's, most of it for what one thread makes and another frees: librdkafka's
+/// records. Its calls, too, come to this one.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// A wrong configuration's exit status; also that of a wrong command line.
 const EXIT_CONFIG: u8 = 2;

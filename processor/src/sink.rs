@@ -127,6 +127,8 @@ pub struct Context {
 /// # Errors
 /// As [`SinkError`] says.
 pub fn open(config: &SinkConfig, context: &Context) -> Result<Option<Box<dyn Sink>>, SinkError> {
+    // Unused where every sink is left out.
+    let _ = context;
     match config {
         #[cfg(feature = "postgres")]
         SinkConfig::Postgres(config) => Ok(Some(Box::new(postgres::Postgres::open(config, context)?))),
