@@ -46,6 +46,8 @@ enum Bench {
     Ingest(ingest::Options),
     /// Events per second of `processor run`, from a filled log to a sink.
     Processor(processor::Options),
+    /// From `kill -9` until a processor with much state goes on, with its disk and without.
+    Restart(processor::restart::Options),
     /// Both for hours at a steady rate, with restarts: what grows?
     Soak(soak::Options),
 }
@@ -57,6 +59,7 @@ fn main() -> anyhow::Result<()> {
     let mut figures = match &cli.bench {
         Bench::Ingest(options) => serde_json::to_value(ingest::run(options)?)?,
         Bench::Processor(options) => serde_json::to_value(processor::run(options)?)?,
+        Bench::Restart(options) => serde_json::to_value(processor::restart::run(options)?)?,
         Bench::Soak(options) => serde_json::to_value(soak::run(options)?)?,
     };
     if let Value::Object(fields) = &mut figures {

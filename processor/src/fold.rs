@@ -10,7 +10,7 @@ mod entity;
 mod ids;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use config::{FOLD_VERSION, FoldConfig, Order, RuleFold, SourceFold};
 pub use decide::{FoldError, decide};

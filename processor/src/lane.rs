@@ -21,6 +21,7 @@ pub(crate) use self::claim::first_config;
 use crate::broker::{BrokerError, Journal, Log};
 use crate::clock::Clock;
 use crate::defect::{Defect, planted};
+use crate::failpoint::{self, Point};
 use crate::fold::{Effect, FoldConfig, FoldError, Record, State, Verdict, decide};
 use crate::journal::{JournalError, Mark};
 use crate::position::{Epoch, Fence, Position};
@@ -324,6 +325,9 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             return Ok(());
         }
         self.fold()?;
+        if self.batch_records > 0 {
+            failpoint::pass(Point::Folded);
+        }
         if planted(Defect::CheckpointFirst) && self.checkpoint_is_due() {
             self.checkpoint()?;
         }

@@ -7,6 +7,7 @@ pub mod broker;
 pub mod clock;
 pub mod control;
 pub mod defect;
+pub mod failpoint;
 pub mod fold;
 pub mod frame;
 pub mod inspect;

@@ -17,6 +17,7 @@ use shared::admin::Health;
 use shared::kafka::Doubt;
 
 use crate::clock::{Clock, SystemClock};
+use crate::failpoint::{self, Point};
 use crate::kafka::{KafkaContext, let_go};
 use crate::lane::Command;
 use crate::progress::Progress;
@@ -83,7 +84,9 @@ impl Context {
         for partition in partitions {
             self.health.not_ready(crate::lane::part(*partition), crate::lane::NOT_CLAIMED);
         }
-        for (partition, ticket) in self.tickets.assign(partitions, Arc::new(generation)) {
+        let tickets = self.tickets.assign(partitions, Arc::new(generation));
+        failpoint::pass(Point::Rebalancing);
+        for (partition, ticket) in tickets {
             tell(&self.lanes, partition, Command::Assign(partition, ticket));
         }
         self.health.ready("group");
@@ -101,6 +104,7 @@ impl Context {
         }
         // Waits for commits under way. After it, nothing is committed for these partitions.
         self.tickets.revoke(partitions);
+        failpoint::pass(Point::Rebalancing);
         tracing::info!(?partitions, lost = consumer.assignment_lost(), "partitions taken back");
         for partition in partitions {
             tell(&self.lanes, *partition, Command::Revoke(*partition));

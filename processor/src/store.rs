@@ -2,6 +2,8 @@
 //! it holds is worth nothing unless its mark is met in the journal, and losing it loses nothing.
 
 mod sled;
+#[cfg(test)]
+mod tests;
 
 pub use self::sled::{SledStore, SledStores};
 

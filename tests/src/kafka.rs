@@ -1,4 +1,4 @@
-//! A real Kafka: one broker that is its own controller, on free ports, its data in a scratch directory.
+//! A real Kafka: one broker that is its own controller, or several, on free ports, their data in scratch directories.
 
 use std::fs;
 use std::path::Path;
@@ -24,9 +24,29 @@ const CLUSTER_ID: &str = "hooklineTestsCluster00";
 pub struct Kafka {
     process: Option<Child>,
     scratch: TempDir,
-    port: u16,
+    node: Node,
+    /// What clients call `bootstrap.servers`: all brokers of the cluster.
+    bootstrap: String,
     secured: Option<Secured>,
 }
+
+/// A broker's part in its cluster.
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    /// From 1 on.
+    id: usize,
+    port: u16,
+    controller_port: u16,
+}
+
+/// What a cluster of three differs in from one broker.
+const THREE: &[(&str, &str)] = &[
+    ("offsets.topic.replication.factor", "3"),
+    ("transaction.state.log.replication.factor", "3"),
+    ("transaction.state.log.min.isr", "2"),
+    ("share.coordinator.state.topic.replication.factor", "3"),
+    ("share.coordinator.state.topic.min.isr", "2"),
+];
 
 /// A second listener of a broker, with TLS and SASL (PLAIN and SCRAM).
 #[derive(Clone, Debug)]
@@ -105,14 +125,42 @@ impl Kafka {
         Self::start_in(scratch, Some(secured), &settings)
     }
 
+    /// Starts three brokers, each a controller too. Internal topics have three copies, of which a write needs two.
+    ///
+    /// # Panics
+    /// When one does not come up.
+    #[must_use]
+    pub fn start_three() -> [Self; 3] {
+        let nodes = [1, 2, 3].map(Node::new);
+        let mut brokers = nodes.map(|node| Self::make(node, &nodes, setup::scratch("kafka"), None, THREE));
+        for broker in &mut brokers {
+            broker.spawn();
+        }
+        for broker in &mut brokers {
+            broker.wait_ready();
+        }
+        brokers
+    }
+
     fn start_in(scratch: TempDir, secured: Option<Secured>, settings: &[(&str, &str)]) -> Self {
-        let port = ports::free();
-        let properties = properties(scratch.path(), port, secured.as_ref(), settings);
-        fs::write(scratch.path().join("server.properties"), properties).expect("server.properties");
-        format_storage(scratch.path(), secured.is_some());
-        let mut kafka = Self { process: None, scratch, port, secured };
+        let node = Node::new(1);
+        let mut kafka = Self::make(node, &[node], scratch, secured, settings);
         kafka.restart();
         kafka
+    }
+
+    fn make(
+        node: Node,
+        nodes: &[Node],
+        scratch: TempDir,
+        secured: Option<Secured>,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        let properties = properties(scratch.path(), node, nodes, secured.as_ref(), settings);
+        fs::write(scratch.path().join("server.properties"), properties).expect("server.properties");
+        format_storage(scratch.path(), secured.is_some());
+        let bootstrap: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        Self { process: None, scratch, node, bootstrap: bootstrap.join(","), secured }
     }
 
     /// The second listener of [`Kafka::start_secured`].
@@ -134,7 +182,7 @@ impl Kafka {
     /// What clients call `bootstrap.servers`.
     #[must_use]
     pub fn bootstrap(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.bootstrap.clone()
     }
 
     /// Starts the stopped broker again on its data and port, and waits until it answers.
@@ -142,15 +190,33 @@ impl Kafka {
     /// # Panics
     /// When it runs already, or does not come up.
     pub fn restart(&mut self) {
+        self.spawn();
+        self.wait_ready();
+    }
+
+    /// Starts the stopped broker again on its data and port.
+    ///
+    /// # Panics
+    /// When it runs already.
+    pub fn spawn(&mut self) {
         assert!(self.process.is_none(), "Kafka runs already");
         let mut command = java("kafka.Kafka");
         command.arg(self.scratch.path().join("server.properties"));
         let log = self.scratch.path().join("kafka.log");
-        let process = self.process.insert(Child::spawn("Kafka", command, &log));
+        self.process = Some(Child::spawn("Kafka", command, &log));
+    }
+
+    /// Waits until it answers, and every partition has its leader.
+    ///
+    /// # Panics
+    /// When it does not run, or does not come up.
+    pub fn wait_ready(&mut self) {
+        let port = self.node.port;
+        let process = self.process.as_mut().expect("Kafka runs");
         let answers = wait::within(START_TIME_LIMIT, || {
             let ended = process.ended();
             assert!(ended.is_none(), "Kafka ended while it started: {ended:?}");
-            is_ready(self.port).then_some(())
+            is_ready(port).then_some(())
         });
         assert!(answers.is_some(), "Kafka does not answer after {} s", START_TIME_LIMIT.as_secs());
     }
@@ -221,18 +287,32 @@ pub fn client_config(bootstrap: &str) -> ClientConfig {
     config
 }
 
-fn properties(scratch: &Path, port: u16, secured: Option<&Secured>, settings: &[(&str, &str)]) -> String {
-    let controller = ports::free();
+impl Node {
+    fn new(id: usize) -> Self {
+        Self { id, port: ports::free(), controller_port: ports::free() }
+    }
+}
+
+fn properties(
+    scratch: &Path,
+    node: Node,
+    nodes: &[Node],
+    secured: Option<&Secured>,
+    settings: &[(&str, &str)],
+) -> String {
+    let Node { id, port, controller_port } = node;
+    let id = id.to_string();
     let data = scratch.join("data").display().to_string();
     let mut advertised = format!("PLAINTEXT://127.0.0.1:{port}");
     if let Some(Secured { port, .. }) = secured {
         advertised += &format!(",SECURED://127.0.0.1:{port}");
     }
-    let listeners = format!("{advertised},CONTROLLER://127.0.0.1:{controller}");
-    let voters = format!("1@127.0.0.1:{controller}");
+    let listeners = format!("{advertised},CONTROLLER://127.0.0.1:{controller_port}");
+    let voter = |node: &Node| format!("{}@127.0.0.1:{}", node.id, node.controller_port);
+    let voters = nodes.iter().map(voter).collect::<Vec<_>>().join(",");
     let usual = [
         ("process.roles", "broker,controller"),
-        ("node.id", "1"),
+        ("node.id", &id),
         ("controller.quorum.voters", &voters),
         ("controller.listener.names", "CONTROLLER"),
         ("listeners", &listeners),
@@ -242,7 +322,7 @@ fn properties(scratch: &Path, port: u16, secured: Option<&Secured>, settings: &[
         // As in production, where a missing topic is an error.
         ("auto.create.topics.enable", "false"),
         ("num.partitions", "1"),
-        // There is one broker.
+        // There is one broker, unless the settings say otherwise.
         ("offsets.topic.replication.factor", "1"),
         ("transaction.state.log.replication.factor", "1"),
         ("transaction.state.log.min.isr", "1"),

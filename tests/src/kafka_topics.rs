@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::kafka::{block_on, client_config};
@@ -50,6 +51,31 @@ pub fn delete_all_records(bootstrap: &str, topic: &str) {
     for element in deleted.elements() {
         element.error().unwrap_or_else(|e| panic!("records of {topic} are not deleted: {e}"));
     }
+}
+
+/// The id of the broker that leads a partition; none where there is no leader now.
+///
+/// # Panics
+/// When no broker answers.
+#[must_use]
+pub fn leader(bootstrap: &str, topic: &str, partition: i32) -> Option<i32> {
+    let metadata = admin(bootstrap).inner().fetch_metadata(Some(topic), CALL_TIME_LIMIT).expect("metadata");
+    let partitions = metadata.topics().first()?.partitions();
+    partitions.iter().find(|p| p.id() == partition).map(MetadataPartition::leader).filter(|id| *id > 0)
+}
+
+/// The id of the broker that coordinates a consumer group: it leads the partition of `__consumer_offsets` that the
+/// group's name falls on (Kafka's `GroupMetadataManager.partitionFor`).
+///
+/// # Panics
+/// When no broker answers.
+#[must_use]
+pub fn coordinator(bootstrap: &str, group: &str) -> Option<i32> {
+    const TOPIC: &str = "__consumer_offsets";
+    let partitions = i32::try_from(end_offsets(bootstrap, TOPIC).len()).ok().filter(|n| *n > 0)?;
+    // Java's String.hashCode, of ASCII.
+    let hash = group.bytes().fold(0_i32, |hash, byte| hash.wrapping_mul(31).wrapping_add(i32::from(byte)));
+    leader(bootstrap, TOPIC, (hash & i32::MAX) % partitions)
 }
 
 fn admin(bootstrap: &str) -> AdminClient<DefaultClientContext> {

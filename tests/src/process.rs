@@ -65,6 +65,18 @@ impl Program {
         self
     }
 
+    /// The same for a program that is there already: from its next start on. None takes the variable away.
+    pub fn set_env(&mut self, name: &str, value: Option<&str>) {
+        self.env.retain(|(known, _)| known != name);
+        self.env.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+    }
+
+    /// Whether it was started, and not stopped since.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// Starts it and waits until it is ready.
     ///
     /// # Panics

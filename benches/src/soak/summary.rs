@@ -115,8 +115,8 @@ pub(super) fn text(
         );
     }
     out.push_str(
-        "\nThe journal grows by every checkpoint: nothing trims it yet (that needs snapshots), so its slope is \
-         its rate of writing. The log and the sink's tables keep everything, and are not in the table.\n",
+        "\nThe journal is a saw: each checkpoint adds to it, each snapshot lets Kafka delete whole segments. The log \
+         and the sink's tables keep everything, and are not in the table.\n",
     );
     out
 }

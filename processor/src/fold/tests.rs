@@ -19,7 +19,7 @@ const PIPELINE: &str = "p";
 const WAIT_MS: i64 = 1_000;
 const EPOCH: Epoch = Epoch { lineage: 1, claim: 0 };
 
-fn config(window_ms: i64) -> FoldConfig {
+pub(crate) fn config(window_ms: i64) -> FoldConfig {
     let sequence = |start| Order::Sequence { start, gap_wait_ms: WAIT_MS, gap_policy: GapPolicy::Skip };
     let all = [
         ("arrival", Order::Arrival),
@@ -42,7 +42,7 @@ fn config(window_ms: i64) -> FoldConfig {
 
 /// An event, as its sender knows it.
 #[derive(Clone, Debug)]
-struct Sent {
+pub(crate) struct Sent {
     source: &'static str,
     id: u32,
     entity: u8,
@@ -53,7 +53,7 @@ struct Sent {
     after_ms: i64,
 }
 
-fn sent() -> impl Strategy<Value = Sent> {
+pub(crate) fn sent() -> impl Strategy<Value = Sent> {
     let source =
         prop_oneof![Just("arrival"), Just("version"), Just("sequence"), Just("unbased"), Just("other")];
     let kind = prop_oneof![9 => Just("order.changed"), 1 => Just("ignored.this")];
@@ -73,7 +73,7 @@ fn frame(event: &Event, body: &[u8]) -> Frame {
     Frame::pack(Some(event.key(body).as_bytes()), list.into_iter(), Some(body))
 }
 
-fn records(sent: &[Sent]) -> Vec<Record> {
+pub(crate) fn records(sent: &[Sent]) -> Vec<Record> {
     let mut time_ms = 1_000_000;
     let record = |(offset, sent): (usize, &Sent)| {
         time_ms += sent.after_ms;
@@ -99,7 +99,7 @@ fn control(offset: i64, time_ms: i64, key: &[u8], control: &Control) -> Record {
     Record { offset, time_ms, frame: Frame::pack(Some(key), list.into_iter(), Some(&body)) }
 }
 
-fn new_state(config: FoldConfig) -> State {
+pub(crate) fn new_state(config: FoldConfig) -> State {
     let mut state = State::new(0);
     state.start_with(InForce { config, epoch: EPOCH });
     state

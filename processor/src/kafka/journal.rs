@@ -15,6 +15,7 @@ use super::producer::{Deliveries, JOURNAL, OUTPUT, settle};
 use super::reader::Reader;
 use super::{KafkaContext, REQUEST, let_go, list, retry};
 use crate::broker::{BrokerError, Commit, Committed, Journal, Refusals};
+use crate::failpoint::{self, Point};
 use crate::fold::{Action, Effect};
 use crate::frame::Frame;
 use crate::position::Position;
@@ -188,6 +189,7 @@ impl Journal for KafkaJournal {
         let generation = Arc::clone(generation);
         in_time(producer, move |producer| {
             producer.send_offsets_to_transaction(&list, &generation, TRANSACTION)?;
+            failpoint::pass(Point::OffsetsSent);
             producer.commit_transaction(TRANSACTION)
         })?;
         self.open = false;
@@ -243,6 +245,7 @@ impl Journal for KafkaJournal {
             for element in done.elements() {
                 element.error().map_err(|e| retry(&e))?;
             }
+            failpoint::pass(Point::JournalTrimmed);
         }
         Ok(())
     }

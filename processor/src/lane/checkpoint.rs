@@ -6,6 +6,7 @@ use super::{DELTA_BYTES_MAX, Lane, Trouble};
 use crate::broker::{BrokerError, Commit, Journal, Log, acknowledged};
 use crate::clock::Clock;
 use crate::defect::{Defect, planted};
+use crate::failpoint::{self, Point};
 use crate::fold::Delta;
 use crate::journal::{Entry, JournalRecord};
 use crate::position::{Epoch, Position};
@@ -76,9 +77,11 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let written = self.journal.settle()?;
         let marks = prepared.iter().map(|p| acknowledged(&written, p.partition));
         let marks = marks.collect::<Result<Vec<i64>, BrokerError>>()?;
+        failpoint::pass(Point::JournalWritten);
         let commit_started = self.clock.now();
         self.journal.commit(&offsets, generation)?;
         drop(held);
+        failpoint::pass(Point::Committed);
         self.note_commit(commit_started);
         for (p, journal_offset) in prepared.into_iter().zip(marks) {
             self.apply(p, journal_offset);

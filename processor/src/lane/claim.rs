@@ -6,6 +6,7 @@ use crate::broker::{BrokerError, Commit, Committed, Journal, Log, acknowledged};
 use crate::clock::Clock;
 use crate::control::{ConfigRecord, Control};
 use crate::defect::{Defect, planted};
+use crate::failpoint::{self, Point};
 use crate::fold::{InForce, Record, State};
 use crate::journal::{Entry, JournalError, JournalRecord, Mark, Replay};
 use crate::position::{Digest, Epoch, Fence};
@@ -271,6 +272,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let part = self.parts.get_mut(&claim.partition);
         let mut store = part.filter(|_| stored).and_then(|part| part.store.as_mut());
         self.journal.replay(claim.partition, from.offset.max(0), epoch.claim, &mut |offset, value| {
+            failpoint::pass(Point::Restoring);
             if failed.is_none() {
                 let taken = replay.take_noting(offset, value, &mut |delta, mark| {
                     if let Some(store) = &mut store

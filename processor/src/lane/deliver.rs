@@ -5,6 +5,7 @@ use super::{Lane, Trouble};
 use crate::broker::{Commit, Journal, Log, acknowledged};
 use crate::clock::Clock;
 use crate::defect::{Defect, planted};
+use crate::failpoint::{self, Point};
 use crate::fold::{Action, Effect};
 use crate::journal::{Entry, JournalRecord};
 use crate::position::Fence;
@@ -94,6 +95,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let to = Fence { position: last.position, digest: last.cause.digest(), epoch: from.epoch };
         let (started, started_ms) = (self.clock.now(), self.clock.wall_ms());
         sink.deliver(&Batch { partition, from, to, effects })?;
+        failpoint::pass(Point::SinkApplied);
         let seconds = self.clock.now().saturating_sub(started).as_secs_f64();
         metrics::histogram!(crate::metrics::DELIVER_SECONDS).record(seconds);
         self.traces.delivered(partition, effects, started_ms, self.clock.wall_ms());

@@ -9,6 +9,7 @@ use super::{Lane, Trouble};
 use crate::broker::{Journal, Log};
 use crate::clock::Clock;
 use crate::defect::{Defect, planted};
+use crate::failpoint::{self, Point};
 use crate::journal::Mark;
 use crate::snapshot;
 use crate::store::Stores;
@@ -72,6 +73,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             {
                 bytes += chunk.len();
                 self.journal.chunk(*partition, &chunk)?;
+                failpoint::pass(Point::ChunkWritten);
             }
         }
         Ok(())

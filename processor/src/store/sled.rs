@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use sled::{Batch, Db};
 
 use super::{Store, StoreError, Stores};
+use crate::failpoint::{self, Point};
 use crate::fold::EntityKey;
 use crate::fold::{BucketKey, Delta, Entity, EventId, Head, IdBlock, State};
 use crate::journal::Mark;
@@ -85,9 +86,8 @@ impl SledStores {
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(None)
             .mode(sled::Mode::HighThroughput);
-        // sled panics on some damaged files instead of saying so.
-        let db = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()))
-            .map_err(|_| StoreError::Damaged("sled cannot open its files".to_owned()))??;
+        let db = said(|| Ok(config.open()?))?;
+        failpoint::pass(Point::StoreOpened);
         let own = Sentinel {
             format: FORMAT,
             cluster_id: self.cluster_id.clone(),
@@ -110,6 +110,12 @@ impl SledStores {
         let now = Instant::now();
         Ok(SledStore { db, gathered: Gathered::default(), written_at: now, flushed_at: now })
     }
+}
+
+/// sled panics on some damaged files instead of saying so.
+fn said<T>(f: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    std::panic::catch_unwind(AssertUnwindSafe(f))
+        .unwrap_or_else(|_| Err(StoreError::Damaged("sled cannot use its files".to_owned())))
 }
 
 /// Left over by a crash while opening; sled refuses to open beside them.
@@ -167,6 +173,45 @@ pub struct SledStore {
 
 impl Store for SledStore {
     fn load(&mut self) -> Result<Option<(State, Mark)>, StoreError> {
+        said(|| self.read())
+    }
+
+    fn save(&mut self, delta: &Delta, mark: Mark) -> Result<(), StoreError> {
+        for block in &delta.ids {
+            self.gathered.ids.entry(block.bucket).or_default().extend(&block.ids);
+        }
+        for (key, entity) in &delta.entities {
+            self.gathered.entities.insert(key.clone(), entity.clone());
+        }
+        self.gathered.latest = Some((delta.head.clone(), mark));
+        let ids: usize = self.gathered.ids.values().map(Vec::len).sum();
+        if ids >= GATHERED_IDS_MAX {
+            return said(|| self.write());
+        }
+        self.tick()
+    }
+
+    fn tick(&mut self) -> Result<(), StoreError> {
+        if self.written_at.elapsed() >= WRITE_INTERVAL {
+            said(|| self.write())?;
+        }
+        if self.flushed_at.elapsed() >= FLUSH_INTERVAL {
+            self.flushed_at = Instant::now();
+            said(|| self.flush())?;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        said(|| {
+            self.write()?;
+            self.flush()
+        })
+    }
+}
+
+impl SledStore {
+    fn read(&self) -> Result<Option<(State, Mark)>, StoreError> {
         let (Some(head), Some(mark)) = (self.db.get(HEAD)?, self.db.get(MARK)?) else {
             return Ok(None);
         };
@@ -191,40 +236,11 @@ impl Store for SledStore {
         Ok(Some((state, mark)))
     }
 
-    fn save(&mut self, delta: &Delta, mark: Mark) -> Result<(), StoreError> {
-        for block in &delta.ids {
-            self.gathered.ids.entry(block.bucket).or_default().extend(&block.ids);
-        }
-        for (key, entity) in &delta.entities {
-            self.gathered.entities.insert(key.clone(), entity.clone());
-        }
-        self.gathered.latest = Some((delta.head.clone(), mark));
-        let ids: usize = self.gathered.ids.values().map(Vec::len).sum();
-        if ids >= GATHERED_IDS_MAX {
-            return self.write();
-        }
-        self.tick()
-    }
-
-    fn tick(&mut self) -> Result<(), StoreError> {
-        if self.written_at.elapsed() >= WRITE_INTERVAL {
-            self.write()?;
-        }
-        if self.flushed_at.elapsed() >= FLUSH_INTERVAL {
-            self.flushed_at = Instant::now();
-            self.db.flush()?;
-        }
-        Ok(())
-    }
-
-    fn close(&mut self) -> Result<(), StoreError> {
-        self.write()?;
+    fn flush(&self) -> Result<(), StoreError> {
         self.db.flush()?;
         Ok(())
     }
-}
 
-impl SledStore {
     fn write(&mut self) -> Result<(), StoreError> {
         self.written_at = Instant::now();
         let gathered = std::mem::take(&mut self.gathered);
@@ -238,6 +254,7 @@ impl SledStore {
             batch.insert(&**key, entity.to_bytes());
         }
         self.db.open_tree(ENTITIES)?.apply_batch(batch)?;
+        failpoint::pass(Point::StoreHalfWritten);
         for name in self.db.tree_names() {
             let Some(bucket) = name.strip_prefix(IDS_PREFIX).map(parse_bucket).transpose()? else { continue };
             if bucket.is_expired(head.ids_from_ms) {

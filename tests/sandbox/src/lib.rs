@@ -12,7 +12,7 @@ mod bodies;
 pub mod check;
 pub mod delivery;
 pub mod plan;
-mod rng;
+pub mod rng;
 #[cfg(feature = "sqlite")]
 pub mod rows;
 pub mod send;

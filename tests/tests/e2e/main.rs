@@ -10,7 +10,6 @@ mod common;
 mod foreign_records;
 mod harness;
 mod ingest;
-mod load;
 mod outages;
 mod pipeline;
 mod readers;

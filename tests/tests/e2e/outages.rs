@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use hookline_tests::http::Client;
 use hookline_tests::kafka::Kafka;
+use hookline_tests::load::{Load, assert_applied_once};
 use hookline_tests::postgres::{Postgres, connect, query};
 use hookline_tests::process::Program;
 use hookline_tests::wait;
 use sandbox::sources::CONNECTIONS;
 
 use crate::common::{PATIENCE, Sink, Site, order, row_count, rows, secrets};
-use crate::load::{Load, assert_applied_once};
 
 /// The deadline of the source `fleet`, and what an answer may take besides.
 const DEADLINE: Duration = Duration::from_secs(2);

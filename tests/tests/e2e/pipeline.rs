@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use hookline_tests::http::Client;
 use hookline_tests::kafka::Kafka;
 use hookline_tests::kafka_read::{Isolation, Record, committed_offsets, end_offsets, read_all};
+use hookline_tests::load::{Load, assert_applied_once};
 use hookline_tests::postgres::{Postgres, query};
 use hookline_tests::process::Program;
 use hookline_tests::{octokit, wait};
@@ -25,7 +26,6 @@ use crate::common::{
     BODY_LIMIT, DRAIN, GAP_WAIT, PATIENCE, Sink, Site, assert_none, assert_nothing_leaked, entity_rows,
     order, output_rows, processor, row_count, rows, shared, stderr, stdout, wait_decided,
 };
-use crate::load::{Load, assert_applied_once};
 
 /// Texts of the sandbox's and GitHub's payloads that nothing else has.
 const ONLY_IN_PAYLOADS: [&str; 4] = ["HEX-M8X40-A2", "Hansen Hydraulik", "Codertocat", "net_price"];

@@ -8,11 +8,11 @@ use hookline_tests::kafka::Kafka;
 use hookline_tests::kafka_read::{end_offsets, start_offsets};
 use hookline_tests::kafka_topics::delete_all_records;
 use hookline_tests::kafka_write::OpenTransaction;
+use hookline_tests::load::{Load, assert_applied_once};
 use hookline_tests::postgres::Postgres;
 use hookline_tests::wait;
 
 use crate::common::{PATIENCE, Sink, Site, processor, row_count, stderr, stdout};
-use crate::load::{Load, assert_applied_once};
 
 /// Small, so that snapshots come often.
 const OFTEN: &str = r#"checkpoint = { interval = "20ms", snapshot_after = "8KiB" }"#;

@@ -18,7 +18,8 @@ use sha2::Sha256;
 use shared::config::HttpSinkConfig;
 use shared::event::{encode_source, entity_key, sha256_hex};
 use ureq::Agent;
-use ureq::http::{HeaderValue, Request, Response, StatusCode, Uri};
+use ureq::http::header::{DATE, RETRY_AFTER};
+use ureq::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::sink::rows::{self, Row};
@@ -168,7 +169,7 @@ impl Client {
 
     fn answered(&self, mut answer: Response<ureq::Body>) -> Answer {
         let status = answer.status();
-        let after = answer.headers().get("retry-after").and_then(retry_after);
+        let after = retry_after(answer.headers(), SystemTime::now());
         // Read, so that the connection can be used again; what it says is not told.
         let _ = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
         let text = format!("{self}: status {}", status.as_u16());
@@ -238,9 +239,16 @@ fn meaning(status: StatusCode) -> Meaning {
     }
 }
 
-/// Seconds; a date is not understood and counts as none.
-fn retry_after(value: &HeaderValue) -> Option<Duration> {
-    value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+/// `Retry-After` in seconds or as a date (RFC 9110, 10.2.3), which counts from the answer's own `Date` where there is
+/// one: the receiver's clock may differ from `now`. A date that is past is no time to wait.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let date = |text: &str| httpdate::parse_http_date(text).ok();
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let from = headers.get(DATE).and_then(|value| date(value.to_str().ok()?)).unwrap_or(now);
+    Some(date(text)?.duration_since(from).unwrap_or(Duration::ZERO))
 }
 
 fn key(secret: &SecretString) -> Option<Hmac<Sha256>> {
@@ -277,6 +285,26 @@ mod tests {
         for code in [301, 307, 401, 403, 404, 405, 410] {
             assert!(matches!(of(code), Meaning::Halt(_)), "{code}");
         }
+    }
+
+    #[test]
+    fn a_receiver_says_how_long_to_wait_in_seconds_or_by_a_date() {
+        let (now, at) = ("Sun, 06 Nov 1994 08:49:07 GMT", "Sun, 06 Nov 1994 08:49:37 GMT");
+        let of = |after: &str, date: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, after.parse().unwrap());
+            headers.extend(date.map(|date| (DATE, date.parse().unwrap())));
+            retry_after(&headers, httpdate::parse_http_date(now).unwrap())
+        };
+        assert_eq!(of("120", None), Some(Duration::from_secs(120)));
+        assert_eq!(of(at, None), Some(Duration::from_secs(30)));
+        // By the receiver's clock, which is ahead.
+        assert_eq!(of(at, Some("Sun, 06 Nov 1994 08:49:27 GMT")), Some(Duration::from_secs(10)));
+        assert_eq!(of(now, Some(at)), Some(Duration::ZERO));
+        for unknown in ["", "soon", "-1", "1.5"] {
+            assert_eq!(of(unknown, None), None, "{unknown}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), SystemTime::now()), None);
     }
 
     #[test]

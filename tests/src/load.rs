@@ -6,28 +6,29 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use hookline_tests::http::Client;
-use hookline_tests::process::Program;
-use hookline_tests::wait;
 use sandbox::check;
 use sandbox::delivery::{AppliedEvent, EntityPlan};
 use sandbox::sources::{CONNECTIONS, Connection, MAKINI};
 
-use crate::common::{PATIENCE, Site, assert_none, entity_rows, order, post_signed, row_count, rows};
+use crate::http::Client;
+use crate::process::Program;
+use crate::site::{PATIENCE, Site, assert_none, entity_rows, order, post_signed, row_count, rows};
+use crate::wait;
 
 /// Orders that are sent at the same time.
 const ORDERS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A running load.
-pub(crate) struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     accepted: Arc<AtomicUsize>,
     thread: JoinHandle<Vec<EntityPlan>>,
 }
 
 impl Load {
-    pub(crate) fn start(site: &Site) -> Self {
+    /// Starts it.
+    pub fn start(site: &Site) -> Self {
         let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let sender = Sender { base_url: site.base_url(), client: Client::new(), accepted: accepted.clone() };
         let stopped = stop.clone();
@@ -36,16 +37,22 @@ impl Load {
     }
 
     /// Waits until `more` events more were accepted.
-    pub(crate) fn wait_accepted(&self, more: usize) {
-        let goal = self.accepted.load(Ordering::Relaxed) + more;
+    pub fn wait_accepted(&self, more: usize) {
+        let goal = self.accepted() + more;
         wait::until(&format!("{more} more webhooks accepted"), PATIENCE, || {
             assert!(!self.thread.is_finished(), "the load has ended early");
-            (self.accepted.load(Ordering::Relaxed) >= goal).then_some(())
+            (self.accepted() >= goal).then_some(())
         });
     }
 
+    /// How many were accepted so far, repeats included.
+    #[must_use]
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
     /// Stops after the round that is under way; returns what must be there.
-    pub(crate) fn finish(self) -> Vec<EntityPlan> {
+    pub fn finish(self) -> Vec<EntityPlan> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
@@ -120,7 +127,7 @@ fn event(n: usize, sequence: u64) -> AppliedEvent {
 }
 
 /// Waits until the whole log is applied; then every event must be in the tables once, in its entity's order.
-pub(crate) fn assert_applied_once(site: &Site, url: &str, processor: &mut Program, plans: &[EntityPlan]) {
+pub fn assert_applied_once(site: &Site, url: &str, processor: &mut Program, plans: &[EntityPlan]) {
     let expected: usize = plans.iter().map(|plan| plan.applied.len()).sum();
     wait::within(PATIENCE, || {
         let ended = processor.ended();

@@ -1,0 +1,191 @@
+//! The faults, one by one. Each leaves a world that can come to rest by itself.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hookline_tests::kafka_topics::{coordinator, leader};
+use hookline_tests::site::{PATIENCE, SESSION};
+use processor::failpoint::{Point, VARIABLE};
+
+use crate::damage::{Damage, damage};
+use crate::world::{NAME, World};
+
+/// Longer than it takes the group to give up a member that says nothing.
+const BEYOND_SESSION: Duration = SESSION.saturating_add(Duration::from_secs(4));
+/// How long a server is away or hangs.
+const AWAY: Duration = Duration::from_secs(5);
+/// What is still under way when brokers are killed may be answered so long.
+const GRACE: Duration = Duration::from_secs(1);
+/// The signal of `kill -9`.
+const KILLED: i32 = 9;
+
+/// A fault.
+#[derive(Clone)]
+pub(crate) struct Fault {
+    pub(crate) name: String,
+    /// What happens.
+    pub(crate) what: &'static str,
+    /// Does it.
+    pub(crate) inject: Arc<dyn Fn(&mut World)>,
+}
+
+/// All of them.
+pub(crate) fn all() -> Vec<Fault> {
+    let mut all: Vec<Fault> = Point::ALL
+        .iter()
+        .map(|(point, name)| {
+            let (point, name) = (*point, *name);
+            fault(format!("kill-{name}"), "a processor dies at this place", move |w| die_at(w, point, name))
+        })
+        .collect();
+    let mut add = |name: &str, what, inject: fn(&mut World)| all.push(fault(name.to_owned(), what, inject));
+    add("kill-anywhere", "kill -9 of a processor", |w| {
+        let n = w.running();
+        w.instances[n].program.kill();
+        w.instances[n].program.spawn();
+    });
+    add("empty-disk", "a processor is killed, and comes back with an empty disk", |w| {
+        let n = w.running();
+        w.instances[n].program.kill();
+        let _ = fs::remove_dir_all(&w.instances[n].state_dir);
+        w.instances[n].program.spawn();
+    });
+    add("zombie", "a processor stands still beyond its session, and wakes", |w| {
+        let n = w.running();
+        w.instances[n].program.pause();
+        w.pass(BEYOND_SESSION);
+        w.instances[n].program.resume();
+    });
+    add("hang", "a processor stands still within its session", |w| {
+        let n = w.running();
+        w.instances[n].program.pause();
+        w.pass(SESSION / 2);
+        w.instances[n].program.resume();
+    });
+    add("three-instances", "all three instances run", |w| {
+        for instance in w.instances.iter_mut().filter(|instance| !instance.program.is_running()) {
+            instance.program.spawn();
+        }
+    });
+    add("one-instance", "all instances but one stop in order", |w| {
+        let last = w.running();
+        for n in w.all_running().into_iter().filter(|n| *n != last) {
+            let status = w.instances[n].program.terminate();
+            assert!(status.success(), "after SIGTERM: {status}");
+        }
+    });
+    add("rolling-restart", "one processor after the other is restarted in order", |w| {
+        for n in w.all_running() {
+            let status = w.instances[n].program.terminate();
+            assert!(status.success(), "after SIGTERM: {status}");
+            w.instances[n].program.spawn();
+            w.instances[n].program.wait_ready();
+        }
+    });
+    add("kill-ingest", "kill -9 of ingest", |w| {
+        w.ingest.kill();
+        w.ingest.spawn();
+    });
+    add("kill-postgres", "PostgreSQL is killed and comes back", |w| {
+        w.postgres.kill();
+        w.pass(AWAY);
+        w.postgres.restart();
+    });
+    add("kill-broker", "a broker is killed and comes back", |w| {
+        let broker = w.broker();
+        kill_broker(w, broker);
+    });
+    add("kill-leader", "the broker that leads a partition of the log is killed and comes back", |w| {
+        let partition = i32::try_from(w.rng.below(6)).unwrap_or(0);
+        let leader = leader(w.site.bootstrap(), &w.site.topic(), partition);
+        kill_broker(w, index(leader));
+    });
+    add("kill-group-coordinator", "the broker that coordinates the group is killed and comes back", |w| {
+        let coordinator = coordinator(w.site.bootstrap(), &format!("hookline.{NAME}"));
+        kill_broker(w, index(coordinator));
+    });
+    add("two-brokers-down", "with two of three brokers down nothing is acknowledged", two_brokers_down);
+    add("broker-hangs", "a broker stands still, and wakes", |w| {
+        let broker = w.broker();
+        w.brokers[broker].pause();
+        w.pass(2 * AWAY);
+        w.brokers[broker].resume();
+    });
+    for (kind, name, what) in [
+        (Damage::Truncated, "disk-truncated", "local state is cut off"),
+        (Damage::Zeroed, "disk-zeroed", "local state is zeroed in places"),
+        (Damage::Flipped, "disk-flipped", "local state has flipped bits"),
+        (Damage::HalfMade, "disk-half-made", "local state has the rest of a half-made snapshot"),
+    ] {
+        all.push(fault(name.to_owned(), what, move |w| {
+            let n = w.running();
+            w.instances[n].program.kill();
+            let state_dir = w.instances[n].state_dir.clone();
+            damage(kind, &state_dir, &mut w.rng);
+            w.instances[n].program.spawn();
+        }));
+    }
+    all
+}
+
+fn fault(name: String, what: &'static str, inject: impl Fn(&mut World) + 'static) -> Fault {
+    Fault { name, what, inject: Arc::new(inject) }
+}
+
+/// A processor dies at a place, and comes back.
+fn die_at(w: &mut World, point: Point, name: &str) {
+    let n = w.running();
+    let times = match point {
+        // Passed a few times at each start, or seldom.
+        Point::Rebalancing | Point::StoreOpened | Point::JournalTrimmed => 1,
+        Point::Restoring => w.times(2),
+        Point::Folded
+        | Point::SinkApplied
+        | Point::JournalWritten
+        | Point::OffsetsSent
+        | Point::Committed
+        | Point::StoreHalfWritten
+        | Point::ChunkWritten => w.times(5),
+    };
+    let program = &mut w.instances[n].program;
+    program.terminate();
+    program.set_env(VARIABLE, Some(&format!("{name}:{times}")));
+    program.spawn();
+    let status = program.wait(PATIENCE);
+    assert_eq!(status.signal(), Some(KILLED), "it did not die at {name}: {status}");
+    program.set_env(VARIABLE, None);
+    program.spawn();
+}
+
+/// The others go on without it.
+fn kill_broker(w: &mut World, broker: usize) {
+    w.brokers[broker].kill();
+    w.pass(AWAY);
+    w.load.wait_accepted(10);
+    w.brokers[broker].restart();
+}
+
+fn two_brokers_down(w: &mut World) {
+    let left = w.broker();
+    let down: Vec<usize> = (0..w.brokers.len()).filter(|n| *n != left).collect();
+    for n in &down {
+        w.brokers[*n].kill();
+    }
+    w.pass(GRACE);
+    let before = w.load.accepted();
+    w.pass(AWAY);
+    assert_eq!(w.load.accepted(), before, "webhooks were answered with 200 though one broker alone had them");
+    for n in &down {
+        w.brokers[*n].spawn();
+    }
+    for n in &down {
+        w.brokers[*n].wait_ready();
+    }
+}
+
+/// The place of a broker among the three; the first where there is none.
+fn index(id: Option<i32>) -> usize {
+    id.and_then(|id| usize::try_from(id - 1).ok()).unwrap_or(0)
+}

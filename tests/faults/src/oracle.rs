@@ -1,0 +1,67 @@
+//! Compares what the sink has with what was answered with 200, knowing nothing of the processor's own books; then
+//! those books must agree, too.
+
+use hookline_tests::site::{PATIENCE, entity_rows, processor, row_count, rows, stderr, stdout};
+use hookline_tests::wait;
+use sandbox::check::{self, Difference, Kind};
+use sandbox::sources::MAKINI;
+
+use crate::world::World;
+
+/// Differences that are shown.
+const SHOWN_MAX: usize = 50;
+
+/// What was found.
+pub(crate) struct Found {
+    /// Events that were answered with 200.
+    pub(crate) acknowledged: usize,
+    /// Rows in the sink.
+    pub(crate) applied: usize,
+    /// Events without a row.
+    pub(crate) lost: usize,
+    /// Rows too many.
+    pub(crate) twice: usize,
+    /// Rows of an entity in another order than its events'.
+    pub(crate) out_of_order: usize,
+    /// All else that is not as it must be: contents, states of entities, the processor's books.
+    pub(crate) other: usize,
+    /// In words.
+    pub(crate) differences: Vec<String>,
+}
+
+impl Found {
+    /// All is as it must be.
+    pub(crate) fn is_right(&self) -> bool {
+        self.lost + self.twice + self.out_of_order + self.other == 0
+    }
+}
+
+/// Stops the load, waits until all of it is applied, or is not, and compares.
+pub(crate) fn judge(world: World) -> Found {
+    let url = world.url().to_owned();
+    let World { site, sink, mut instances, load, brokers, postgres, ingest, .. } = world;
+    let plans = load.finish();
+    let acknowledged = plans.iter().map(|plan| plan.applied.len()).sum();
+    wait::within(PATIENCE, || (row_count(&url) >= acknowledged).then_some(()));
+    site.wait_caught_up();
+    let mut rows = rows(&url);
+    rows.retain(|row| row.source == MAKINI);
+    let mut differences = check::rows(&plans, &rows);
+    differences.extend(check::entities(&plans, &entity_rows(&url)));
+    let count = |kinds: &[Kind]| differences.iter().filter(|d| kinds.contains(&d.kind)).count();
+    let lost = count(&[Kind::MissingRow]);
+    let twice = count(&[Kind::DoubleRow, Kind::ExtraRow]);
+    let out_of_order = count(&[Kind::WrongOrder, Kind::WrongPosition]);
+    let mut other = differences.len() - lost - twice - out_of_order;
+    let mut lines: Vec<String> = differences.iter().take(SHOWN_MAX).map(Difference::to_string).collect();
+    let verified = processor(&site, "verify", &instances[0], &sink, &[]);
+    if !verified.status.success() {
+        other += 1;
+        lines.push(format!("processor verify: {}{}", stdout(&verified), stderr(&verified)));
+    }
+    for instance in instances.iter_mut().filter(|instance| instance.program.is_running()) {
+        instance.program.terminate();
+    }
+    drop((ingest, brokers, postgres));
+    Found { acknowledged, applied: rows.len(), lost, twice, out_of_order, other, differences: lines }
+}

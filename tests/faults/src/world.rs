@@ -1,0 +1,104 @@
+//! What is broken: three brokers, a PostgreSQL, an ingest, up to three instances of a processor, and the load.
+
+use std::time::Duration;
+
+use hookline_tests::kafka::Kafka;
+use hookline_tests::load::Load;
+use hookline_tests::postgres::{Postgres, query};
+use hookline_tests::process::Program;
+use hookline_tests::site::{Instance, PATIENCE, Sink, Site, row_count};
+use hookline_tests::wait;
+use sandbox::rng::Rng;
+
+/// The pipeline's name, and the log's.
+pub(crate) const NAME: &str = "faults";
+const PARTITIONS: u32 = 6;
+/// Small, so that checkpoints and snapshots come often.
+const OFTEN: &str = r#"checkpoint = { interval = "50ms", snapshot_after = "32KiB" }"#;
+const INSTANCES: [&str; 3] = ["one", "two", "three"];
+/// How much must go all the way before the next fault comes.
+const SETTLED: usize = 30;
+
+/// All of it.
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) brokers: [Kafka; 3],
+    pub(crate) postgres: Postgres,
+    pub(crate) site: Site,
+    pub(crate) sink: Sink,
+    pub(crate) ingest: Program,
+    pub(crate) instances: Vec<Instance>,
+    pub(crate) load: Load,
+    url: String,
+}
+
+impl World {
+    /// Starts the servers, two instances and the load.
+    pub(crate) fn start(seed: u64) -> Self {
+        let brokers = Kafka::start_three();
+        let postgres = Postgres::start();
+        let url = postgres.create_database();
+        let sink = Sink::Postgres(url.clone());
+        let site = Site::new(NAME, &brokers[0], PARTITIONS).replication(3, 2).gap_wait(PATIENCE);
+        let ingest = site.ingest().started();
+        let mut instances: Vec<Instance> =
+            INSTANCES.iter().map(|name| site.instance_with(NAME, name, &sink, OFTEN)).collect();
+        for instance in &mut instances[..2] {
+            instance.program.spawn();
+        }
+        let load = Load::start(&site);
+        let mut world =
+            Self { rng: Rng::new(seed ^ 1), brokers, postgres, site, sink, ingest, instances, load, url };
+        world.settle();
+        world
+    }
+
+    /// Waits until all that runs is ready, and new webhooks go all the way. Nothing may have been applied twice.
+    pub(crate) fn settle(&mut self) {
+        self.ingest.wait_ready();
+        for instance in self.instances.iter_mut().filter(|instance| instance.program.is_running()) {
+            instance.program.wait_ready();
+        }
+        self.load.wait_accepted(SETTLED);
+        let before = row_count(&self.url);
+        wait::until("webhooks applied", PATIENCE, || {
+            (row_count(&self.url) >= before + SETTLED).then_some(())
+        });
+        let twice = query(
+            &self.url,
+            "SELECT source, connection, event_id FROM hookline_events GROUP BY 1, 2, 3 HAVING count(*) > 1",
+        );
+        assert!(twice.is_empty(), "applied twice: {twice:?}");
+    }
+
+    /// The connection string of the sink.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A running instance.
+    pub(crate) fn running(&mut self) -> usize {
+        let running = self.all_running();
+        *self.rng.pick(&running)
+    }
+
+    /// All running instances.
+    pub(crate) fn all_running(&self) -> Vec<usize> {
+        (0..self.instances.len()).filter(|n| self.instances[*n].program.is_running()).collect()
+    }
+
+    /// A broker.
+    pub(crate) fn broker(&mut self) -> usize {
+        self.rng.below(self.brokers.len())
+    }
+
+    /// From one to `max`.
+    pub(crate) fn times(&mut self, max: usize) -> usize {
+        1 + self.rng.below(max)
+    }
+
+    /// Lets time pass under load.
+    pub(crate) fn pass(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
+}

@@ -1,0 +1,73 @@
+//! What the processor itself wrote, and somebody may have damaged: journal records and snapshots. And the configuration.
+
+use std::path::Path;
+
+use bolero::check;
+use processor::fold::State;
+use processor::journal::{Entry, JournalRecord, Mark, Replay};
+use processor::position::{Digest, Epoch, Position};
+use processor::snapshot;
+use shared::config::{Config, Secrets};
+
+const EXAMPLE: &str = include_str!("../../../deploy/hookline.example.toml");
+
+fn refusal() -> Vec<u8> {
+    let record = JournalRecord {
+        epoch: Epoch { lineage: 1, claim: 0 },
+        instance: "one".to_owned(),
+        previous: Digest::default(),
+        entry: Entry::Refusal { position: Position { offset: 7, ordinal: 0 }, reason: "no".to_owned() },
+    };
+    record.encode().unwrap()
+}
+
+/// Damaged from some place on.
+fn damaged(good: &[u8], at: usize, drawn: &[u8]) -> Vec<u8> {
+    let mut bytes = good.to_vec();
+    for (n, byte) in drawn.iter().enumerate() {
+        match bytes.get_mut(at % good.len().max(1) + n) {
+            Some(place) => *place = *byte,
+            None => bytes.push(*byte),
+        }
+    }
+    bytes
+}
+
+#[test]
+fn journal_records() {
+    let good = refusal();
+    check!().with_type::<(u16, Vec<u8>)>().for_each(|(at, drawn)| {
+        let bytes = damaged(&good, usize::from(*at), drawn);
+        let mut replay = Replay::new(State::new(0), Mark::START);
+        let _ = replay.take(0, &bytes);
+        if let Ok(Some(record)) = JournalRecord::decode(0, &bytes) {
+            let written = record.encode().unwrap();
+            assert_eq!(JournalRecord::decode(0, &written).unwrap().unwrap().encode().unwrap(), written);
+        }
+    });
+}
+
+#[test]
+fn snapshots() {
+    let mark = Mark::START.next(Epoch { lineage: 1, claim: 0 }, 9, b"covered");
+    let chunks = snapshot::cut(&State::new(5), mark, 60).unwrap();
+    check!().with_type::<(u16, Vec<u8>)>().for_each(|(at, drawn)| {
+        let damaged: Vec<Vec<u8>> =
+            chunks.iter().map(|chunk| damaged(chunk, usize::from(*at), drawn)).collect();
+        let _ = snapshot::beginning(Some((9, refusal())), |each| {
+            damaged.iter().for_each(|chunk| each(0, chunk));
+            Ok(())
+        });
+    });
+}
+
+#[test]
+fn configurations() {
+    check!().with_type::<(u16, Vec<u8>)>().for_each(|(at, drawn)| {
+        let bytes = damaged(EXAMPLE.as_bytes(), usize::from(*at), drawn);
+        let text = String::from_utf8_lossy(&bytes);
+        if let Err(error) = Config::parse(&text, Path::new("hookline.toml"), Secrets::Sources) {
+            assert!(error.to_string().starts_with("hookline.toml"), "{error}: it says where");
+        }
+    });
+}
