@@ -57,7 +57,7 @@ pub enum TopicError {
     #[error("topic {0} cannot be created: {1}; create it by hand as `--dry-run` prints it, or allow Create")]
     Create(String, RDKafkaErrorCode),
     /// Another instance has created the topic, and the broker that was asked has not heard of it.
-    #[error("topic {0} exists, but the brokers do not tell its partitions yet")]
+    #[error("topic {0} exists, but the brokers do not tell its partitions and settings yet")]
     NotYet(String),
     /// The topic's settings cannot be read.
     #[error("topic {0}: its settings cannot be read: {1}; allow DescribeConfigs")]
@@ -285,6 +285,10 @@ async fn check(
     for resource in described {
         let resource = resource.map_err(|code| TopicError::Describe(topic.name.clone(), code))?;
         let values = resource.entry_map();
+        // Every broker tells a topic's settings, those by default too, once it has heard of it.
+        if values.is_empty() {
+            return Err(TopicError::NotYet(topic.name.clone()));
+        }
         let value = |key: &str| values.get(key).and_then(|e| e.value.clone()).unwrap_or_default();
         for (key, wanted) in &topic.exact {
             let found = value(key);

@@ -24,8 +24,9 @@ use crate::position::Position;
 /// is decided.
 const TRANSACTION: Duration = Duration::from_secs(20);
 
-/// After how long two such calls are given up that do not keep their time-out.
-const TRANSACTION_GIVEN_UP: Duration = Duration::from_secs(45);
+/// After how long such calls, together, are given up where they do not keep their time-out: the transaction's own is
+/// over by then. The lane holds its tickets meanwhile, so that the whole group waits for it.
+const TRANSACTION_GIVEN_UP: Duration = Duration::from_secs(22);
 
 /// How long a full buffer is left alone to become emptier.
 const ROOM_PAUSE: Duration = Duration::from_millis(1);

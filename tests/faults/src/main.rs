@@ -31,7 +31,7 @@ struct Args {
     #[arg(long)]
     share: Option<usize>,
     /// Faults at random, until so many minutes are over
-    #[arg(long, conflicts_with_all = ["share", "only"])]
+    #[arg(long, conflicts_with = "share")]
     minutes: Option<u64>,
     /// Only the faults whose names contain this
     #[arg(long)]

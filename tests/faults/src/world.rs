@@ -1,6 +1,6 @@
 //! What is broken: three brokers, a PostgreSQL, an ingest, up to three instances of a processor, and the load.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hookline_tests::kafka::Kafka;
 use hookline_tests::load::Load;
@@ -18,6 +18,10 @@ const OFTEN: &str = r#"checkpoint = { interval = "50ms", snapshot_after = "32KiB
 const INSTANCES: [&str; 3] = ["one", "two", "three"];
 /// How much must go all the way before the next fault comes.
 const SETTLED: usize = 30;
+/// After so long it is shown what the processors had to say.
+const SLOW: Duration = Duration::from_secs(30);
+/// So many lines of each.
+const LINES_MAX: usize = 20;
 
 /// All of it.
 pub(crate) struct World {
@@ -55,6 +59,25 @@ impl World {
 
     /// Waits until all that runs is ready, and new webhooks go all the way. Nothing may have been applied twice.
     pub(crate) fn settle(&mut self) {
+        let started = Instant::now();
+        self.come_to_rest();
+        if started.elapsed() > SLOW {
+            println!(
+                "         settled after {:.0} s; in that time the processors said:",
+                started.elapsed().as_secs_f64()
+            );
+            for (name, instance) in INSTANCES.iter().zip(&self.instances) {
+                let log = instance.program.log_text();
+                let told = log.lines().filter(|line| !line.contains(" DEBUG ")).rev().take(LINES_MAX);
+                let told: Vec<&str> = told.collect();
+                for line in told.iter().rev() {
+                    println!("           {name}: {line}");
+                }
+            }
+        }
+    }
+
+    fn come_to_rest(&mut self) {
         self.ingest.wait_ready();
         for instance in self.instances.iter_mut().filter(|instance| instance.program.is_running()) {
             instance.program.wait_ready();
