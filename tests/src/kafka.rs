@@ -37,6 +37,8 @@ struct Node {
     id: usize,
     port: u16,
     controller_port: u16,
+    /// Of a listener that clients reach by a proxy, and of that proxy.
+    proxied: Option<(u16, u16)>,
 }
 
 /// What a cluster of three differs in from one broker.
@@ -131,7 +133,8 @@ impl Kafka {
     /// When one does not come up.
     #[must_use]
     pub fn start_three() -> [Self; 3] {
-        let nodes = [1, 2, 3].map(Node::new);
+        let nodes =
+            [1, 2, 3].map(|id| Node { proxied: Some((ports::free(), ports::free())), ..Node::new(id) });
         let mut brokers = nodes.map(|node| Self::make(node, &nodes, setup::scratch("kafka"), None, THREE));
         for broker in &mut brokers {
             broker.spawn();
@@ -161,6 +164,15 @@ impl Kafka {
         format_storage(scratch.path(), secured.is_some());
         let bootstrap: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
         Self { process: None, scratch, node, bootstrap: bootstrap.join(","), secured }
+    }
+
+    /// The ports of a listener of [`Kafka::start_three`] that clients are to reach by a proxy, and of that proxy.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn proxied(&self) -> (u16, u16) {
+        self.node.proxied.expect("a listener for a proxy")
     }
 
     /// The second listener of [`Kafka::start_secured`].
@@ -289,7 +301,7 @@ pub fn client_config(bootstrap: &str) -> ClientConfig {
 
 impl Node {
     fn new(id: usize) -> Self {
-        Self { id, port: ports::free(), controller_port: ports::free() }
+        Self { id, port: ports::free(), controller_port: ports::free(), proxied: None }
     }
 }
 
@@ -300,14 +312,19 @@ fn properties(
     secured: Option<&Secured>,
     settings: &[(&str, &str)],
 ) -> String {
-    let Node { id, port, controller_port } = node;
+    let Node { id, port, controller_port, proxied } = node;
     let id = id.to_string();
     let data = scratch.join("data").display().to_string();
     let mut advertised = format!("PLAINTEXT://127.0.0.1:{port}");
     if let Some(Secured { port, .. }) = secured {
         advertised += &format!(",SECURED://127.0.0.1:{port}");
     }
-    let listeners = format!("{advertised},CONTROLLER://127.0.0.1:{controller_port}");
+    let (mut listeners, mut advertised) = (advertised.clone(), advertised);
+    if let Some((listens, proxy)) = proxied {
+        listeners += &format!(",PROXIED://127.0.0.1:{listens}");
+        advertised += &format!(",PROXIED://127.0.0.1:{proxy}");
+    }
+    let listeners = format!("{listeners},CONTROLLER://127.0.0.1:{controller_port}");
     let voter = |node: &Node| format!("{}@127.0.0.1:{}", node.id, node.controller_port);
     let voters = nodes.iter().map(voter).collect::<Vec<_>>().join(",");
     let usual = [
@@ -316,7 +333,10 @@ fn properties(
         ("controller.quorum.voters", &voters),
         ("controller.listener.names", "CONTROLLER"),
         ("listeners", &listeners),
-        ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURED:SASL_SSL"),
+        (
+            "listener.security.protocol.map",
+            "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT,SECURED:SASL_SSL",
+        ),
         ("advertised.listeners", &advertised),
         ("log.dirs", &data),
         // As in production, where a missing topic is an error.

@@ -21,6 +21,7 @@ pub mod octokit;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod receiver;
 pub mod setup;
 pub mod site;

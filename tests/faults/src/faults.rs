@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hookline_tests::kafka_topics::{coordinator, leader};
+use hookline_tests::proxy::Way;
 use hookline_tests::site::{PATIENCE, SESSION};
 use processor::failpoint::{Point, VARIABLE};
 
@@ -16,6 +17,8 @@ use crate::world::{NAME, World};
 const BEYOND_SESSION: Duration = SESSION.saturating_add(Duration::from_secs(4));
 /// How long a server is away or hangs.
 const AWAY: Duration = Duration::from_secs(5);
+/// How late requests are on a slow network.
+const LATE: Duration = Duration::from_millis(100);
 /// What is still under way when brokers are killed may be answered so long.
 const GRACE: Duration = Duration::from_secs(1);
 /// The signal of `kill -9`.
@@ -113,6 +116,27 @@ pub(crate) fn all() -> Vec<Fault> {
         w.pass(2 * AWAY);
         w.brokers[broker].resume();
     });
+    add("network-cut", "no broker is reached, beyond the session; nothing is acknowledged", |w| {
+        w.network.iter().for_each(|proxy| proxy.set(Way::Cut));
+        nothing_acknowledged(w, BEYOND_SESSION);
+        w.network.iter().for_each(|proxy| proxy.set(Way::Open));
+    });
+    add("broker-cut-off", "one broker is not reached, but by the other brokers", |w| {
+        let broker = w.broker();
+        w.network[broker].set(Way::Cut);
+        w.pass(2 * AWAY);
+        w.network[broker].set(Way::Open);
+    });
+    add("network-slow", "each request to a broker is late", |w| {
+        w.network.iter().for_each(|proxy| proxy.set(Way::Slow(LATE)));
+        w.pass(2 * AWAY);
+        w.network.iter().for_each(|proxy| proxy.set(Way::Open));
+    });
+    add("end-of-transaction-late", "requests that end a transaction are late", |w| {
+        w.network.iter().for_each(|proxy| proxy.set(Way::EndTxnLate(AWAY)));
+        w.pass(3 * AWAY);
+        w.network.iter().for_each(|proxy| proxy.set(Way::Open));
+    });
     for (kind, name, what) in [
         (Damage::Truncated, "disk-truncated", "local state is cut off"),
         (Damage::Zeroed, "disk-zeroed", "local state is zeroed in places"),
@@ -173,16 +197,21 @@ fn two_brokers_down(w: &mut World) {
     for n in &down {
         w.brokers[*n].kill();
     }
-    w.pass(GRACE);
-    let before = w.load.accepted();
-    w.pass(AWAY);
-    assert_eq!(w.load.accepted(), before, "webhooks were answered with 200 though one broker alone had them");
+    nothing_acknowledged(w, AWAY);
     for n in &down {
         w.brokers[*n].spawn();
     }
     for n in &down {
         w.brokers[*n].wait_ready();
     }
+}
+
+/// With too few brokers, no webhook may be answered with 200.
+fn nothing_acknowledged(w: &World, time: Duration) {
+    w.pass(GRACE);
+    let before = w.load.accepted();
+    w.pass(time);
+    assert_eq!(w.load.accepted(), before, "webhooks were answered with 200 though too few brokers had them");
 }
 
 /// The place of a broker among the three; the first where there is none.

@@ -6,6 +6,7 @@ use hookline_tests::kafka::Kafka;
 use hookline_tests::load::Load;
 use hookline_tests::postgres::{Postgres, query};
 use hookline_tests::process::Program;
+use hookline_tests::proxy::Proxy;
 use hookline_tests::site::{Instance, PATIENCE, Sink, Site, row_count};
 use hookline_tests::wait;
 use sandbox::rng::Rng;
@@ -27,6 +28,8 @@ const LINES_MAX: usize = 20;
 pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) brokers: [Kafka; 3],
+    /// The network between the programs and each of them.
+    pub(crate) network: [Proxy; 3],
     pub(crate) postgres: Postgres,
     pub(crate) site: Site,
     pub(crate) sink: Sink,
@@ -40,10 +43,17 @@ impl World {
     /// Starts the servers, two instances and the load.
     pub(crate) fn start(seed: u64) -> Self {
         let brokers = Kafka::start_three();
+        let network = brokers.each_ref().map(|broker| {
+            let (listens, proxy) = broker.proxied();
+            Proxy::start(proxy, listens)
+        });
+        let proxies: Vec<String> =
+            brokers.iter().map(|broker| format!("127.0.0.1:{}", broker.proxied().1)).collect();
         let postgres = Postgres::start();
         let url = postgres.create_database();
         let sink = Sink::Postgres(url.clone());
         let site = Site::new(NAME, &brokers[0], PARTITIONS).replication(3, 2).gap_wait(PATIENCE);
+        let site = site.kafka(format!("bootstrap_servers = \"{}\"", proxies.join(",")));
         let ingest = site.ingest().started();
         let mut instances: Vec<Instance> =
             INSTANCES.iter().map(|name| site.instance_with(NAME, name, &sink, OFTEN)).collect();
@@ -51,8 +61,18 @@ impl World {
             instance.program.spawn();
         }
         let load = Load::start(&site);
-        let mut world =
-            Self { rng: Rng::new(seed ^ 1), brokers, postgres, site, sink, ingest, instances, load, url };
+        let mut world = Self {
+            rng: Rng::new(seed ^ 1),
+            brokers,
+            network,
+            postgres,
+            site,
+            sink,
+            ingest,
+            instances,
+            load,
+            url,
+        };
         world.settle();
         world
     }
