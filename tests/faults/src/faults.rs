@@ -8,9 +8,10 @@ use std::time::Duration;
 use hookline_tests::kafka_topics::{coordinator, leader};
 use hookline_tests::proxy::Way;
 use hookline_tests::site::{PATIENCE, SESSION};
+use hookline_tests::wait;
 use processor::failpoint::{Point, VARIABLE};
 
-use crate::damage::{Damage, damage};
+use crate::damage::{Damage, damage, has_files};
 use crate::world::{NAME, World};
 
 /// Longer than it takes the group to give up a member that says nothing.
@@ -144,7 +145,13 @@ pub(crate) fn all() -> Vec<Fault> {
         (Damage::HalfMade, "disk-half-made", "local state has the rest of a half-made snapshot"),
     ] {
         all.push(fault(name.to_owned(), what, move |w| {
-            let n = w.running();
+            // An instance may have had no partition yet.
+            let with_state = wait::until("local state", PATIENCE, || {
+                let mut running = w.all_running();
+                running.retain(|n| has_files(&w.instances[*n].state_dir));
+                (!running.is_empty()).then_some(running)
+            });
+            let n = *w.rng.pick(&with_state);
             w.instances[n].program.kill();
             let state_dir = w.instances[n].state_dir.clone();
             damage(kind, &state_dir, &mut w.rng);
