@@ -170,15 +170,14 @@ fn die_at(w: &mut World, point: Point, name: &str) {
     let n = w.running();
     let times = match point {
         // Passed a few times at each start, or seldom.
-        Point::Rebalancing | Point::StoreOpened | Point::JournalTrimmed => 1,
+        Point::Rebalancing | Point::StoreOpened | Point::ChunkWritten | Point::JournalTrimmed => 1,
         Point::Restoring => w.times(2),
         Point::Folded
         | Point::SinkApplied
         | Point::JournalWritten
         | Point::OffsetsSent
         | Point::Committed
-        | Point::StoreHalfWritten
-        | Point::ChunkWritten => w.times(5),
+        | Point::StoreHalfWritten => w.times(5),
     };
     let program = &mut w.instances[n].program;
     program.terminate();
