@@ -62,6 +62,19 @@ fn stop_all(world: &Arc<World>) {
     }
 }
 
+/// What happened is noticed by nobody: all comes to rest, and all is right.
+fn goes_on(world: &Arc<World>) {
+    ticks::heal(world);
+    crate::come_to_rest(world);
+    oracle::check(world);
+}
+
+fn lose_disks(w: &mut Inner) {
+    for p in &mut w.processes {
+        p.disks.clear();
+    }
+}
+
 fn older_sink(world: &Arc<World>) {
     let mut w = world.lock();
     let mut found = None;
@@ -160,9 +173,7 @@ fn journal_lost(world: &Arc<World>) {
     w.senders.more(10);
     drop(w);
     stop_all(world);
-    ticks::heal(world);
-    crate::come_to_rest(world);
-    oracle::check(world);
+    goes_on(world);
 }
 
 fn offsets_expired(world: &Arc<World>) {
@@ -173,9 +184,7 @@ fn offsets_expired(world: &Arc<World>) {
     w.senders.more(10);
     drop(w);
     stop_all(world);
-    ticks::heal(world);
-    crate::come_to_rest(world);
-    oracle::check(world);
+    goes_on(world);
 }
 
 fn claim_hangs(world: &Arc<World>) {
@@ -198,12 +207,8 @@ fn claim_hangs(world: &Arc<World>) {
         ticks::quiet_tick(world);
     }
     stop_all(world);
-    for p in &mut world.lock().processes {
-        p.disks.clear();
-    }
-    ticks::heal(world);
-    crate::come_to_rest(world);
-    oracle::check(world);
+    lose_disks(&mut world.lock());
+    goes_on(world);
 }
 
 fn journal_torn(world: &Arc<World>) {
@@ -233,9 +238,7 @@ fn tear(world: &Arc<World>, mut w: MutexGuard<'_, Inner>, tp: Tp, offset: usize)
     if let Some(entry) = torn.entries.get_mut(offset) {
         entry.txn = Some(usize::MAX);
     }
-    for p in &mut w.processes {
-        p.disks.clear();
-    }
+    lose_disks(&mut w);
     drop(w);
     watch(world);
 }
