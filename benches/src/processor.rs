@@ -29,7 +29,7 @@ use crate::outcome::{self, Outcome};
 use crate::stats::{Spread, round};
 use crate::usage::{self, Usage};
 use crate::webhook::{SECRET, SECRET_ENV, source_config};
-use crate::workload::{Plan, Workload};
+use crate::workload::Workload;
 
 /// Events by verdict, as of the last checkpoint.
 const EVENTS: &str = "hookline_processor_events_total";
@@ -141,13 +141,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
         }
         pipeline.start_on_empty_log(options.partitions * (u32::try_from(before)? + 1));
     }
-    let mut workload = Workload::new(Plan {
-        entities: options.entities,
-        duplicate_percent: 2,
-        disorder_percent: 2,
-        delay_max: 1_000,
-    });
-    fill::fill(&kafka, &mut workload, options.events, options.body)?;
+    let workload = fill::fill(&kafka, options)?;
 
     let mut runs = Vec::new();
     for (n, pipeline) in pipelines.iter().enumerate() {

@@ -9,8 +9,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::Options;
 use crate::webhook;
-use crate::workload::Workload;
+use crate::workload::{Plan, Workload};
 
 const TOPIC: &str = "hookline.events";
 /// Its order is the workload's in each partition, so the producer must be idempotent.
@@ -39,13 +40,15 @@ impl ProducerContext for Failures {
     }
 }
 
-/// Appends `events` of the workload.
-pub(super) fn fill(
-    kafka: &Kafka,
-    workload: &mut Workload,
-    events: u64,
-    body_bytes: usize,
-) -> anyhow::Result<()> {
+/// Appends the events that the options ask for; returns what they were.
+pub(super) fn fill(kafka: &Kafka, options: &Options) -> anyhow::Result<Workload> {
+    let Options { events, body: body_bytes, .. } = *options;
+    let mut workload = Workload::new(Plan {
+        entities: options.entities,
+        duplicate_percent: 2,
+        disorder_percent: 2,
+        delay_max: 1_000,
+    });
     let mut config = client_config(&kafka.bootstrap());
     for (key, value) in PROPERTIES {
         config.set(key, value);
@@ -80,5 +83,5 @@ pub(super) fn fill(
         workload.duplicates(),
         workload.disordered()
     );
-    Ok(())
+    Ok(workload)
 }

@@ -14,7 +14,6 @@ use crate::broker;
 use crate::stats::Spread;
 use crate::usage::{self, Usage};
 use crate::webhook::source_config;
-use crate::workload::{Plan, Workload};
 
 /// Options of the benchmark.
 #[derive(Args)]
@@ -75,13 +74,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
     fs::write(&pipeline.config, &text)?;
     println!("configuration:\n{text}");
     pipeline.start_on_empty_log(options.partitions);
-    let mut workload = Workload::new(Plan {
-        entities: options.entities,
-        duplicate_percent: 2,
-        disorder_percent: 2,
-        delay_max: 1_000,
-    });
-    fill::fill(&kafka, &mut workload, options.events, options.body)?;
+    let workload = fill::fill(&kafka, &all)?;
 
     let mut program = pipeline.program();
     let started = Instant::now();
