@@ -1,10 +1,10 @@
 //! Compares what the sink has with what was answered with 200, knowing nothing of the processor's own books; then
 //! those books must agree, too.
 
-use hookline_tests::site::{PATIENCE, entity_rows, processor, row_count, rows, stderr, stdout};
+use hookline_tests::load::differences;
+use hookline_tests::site::{PATIENCE, processor, row_count, stderr, stdout};
 use hookline_tests::wait;
-use sandbox::check::{self, Difference, Kind};
-use sandbox::sources::MAKINI;
+use sandbox::check::{Difference, Kind};
 
 use crate::world::World;
 
@@ -38,16 +38,11 @@ impl Found {
 
 /// Stops the load, waits until all of it is applied, or is not, and compares.
 pub(crate) fn judge(world: World) -> Found {
-    let url = world.url().to_owned();
-    let World { site, sink, mut instances, load, brokers, postgres, ingest, .. } = world;
+    let World { site, sink, mut instances, load, url, .. } = world;
     let plans = load.finish();
     let acknowledged = plans.iter().map(|plan| plan.applied.len()).sum();
     wait::within(PATIENCE, || (row_count(&url) >= acknowledged).then_some(()));
-    site.wait_caught_up();
-    let mut rows = rows(&url);
-    rows.retain(|row| row.source == MAKINI);
-    let mut differences = check::rows(&plans, &rows);
-    differences.extend(check::entities(&plans, &entity_rows(&url)));
+    let differences = differences(&site, &url, &plans);
     let count = |kinds: &[Kind]| differences.iter().filter(|d| kinds.contains(&d.kind)).count();
     let lost = count(&[Kind::MissingRow]);
     let twice = count(&[Kind::DoubleRow, Kind::ExtraRow]);
@@ -62,6 +57,5 @@ pub(crate) fn judge(world: World) -> Found {
     for instance in instances.iter_mut().filter(|instance| instance.program.is_running()) {
         instance.program.terminate();
     }
-    drop((ingest, brokers, postgres));
-    Found { acknowledged, applied: rows.len(), lost, twice, out_of_order, other, differences: lines }
+    Found { acknowledged, applied: row_count(&url), lost, twice, out_of_order, other, differences: lines }
 }

@@ -13,7 +13,7 @@ use sandbox::rng::Rng;
 
 /// The pipeline's name, and the log's.
 pub(crate) const NAME: &str = "faults";
-const PARTITIONS: u32 = 6;
+pub(crate) const PARTITIONS: u32 = 6;
 /// Small, so that checkpoints and snapshots come often.
 const OFTEN: &str = r#"checkpoint = { interval = "50ms", snapshot_after = "32KiB" }"#;
 const INSTANCES: [&str; 3] = ["one", "two", "three"];
@@ -36,7 +36,8 @@ pub(crate) struct World {
     pub(crate) ingest: Program,
     pub(crate) instances: Vec<Instance>,
     pub(crate) load: Load,
-    url: String,
+    /// The connection string of the sink.
+    pub(crate) url: String,
 }
 
 impl World {
@@ -112,11 +113,6 @@ impl World {
             "SELECT source, connection, event_id FROM hookline_events GROUP BY 1, 2, 3 HAVING count(*) > 1",
         );
         assert!(twice.is_empty(), "applied twice: {twice:?}");
-    }
-
-    /// The connection string of the sink.
-    pub(crate) fn url(&self) -> &str {
-        &self.url
     }
 
     /// A running instance.
