@@ -407,7 +407,8 @@ fn load_copy(stores: &SledStores, dir: &Path, partition: i32) -> Result<Option<(
     stores.open(partition)?.load()
 }
 
-fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
+/// A directory and all that is below it.
+pub(crate) fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;

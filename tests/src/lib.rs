@@ -8,6 +8,7 @@
 
 pub mod child;
 pub mod collector;
+pub mod damage;
 pub mod ferretdb;
 pub mod http;
 pub mod kafka;

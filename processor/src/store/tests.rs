@@ -2,8 +2,9 @@
 //! of the list, to where the whole list leads; or it says that it cannot.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use hookline_tests::damage::{Damage, files};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -12,17 +13,9 @@ use crate::fold::tests::{Sent, config, new_state, records, sent};
 use crate::fold::{Delta, State, decide};
 use crate::journal::Mark;
 use crate::position::Epoch;
+use crate::verify::copy_files;
 
 const EPOCH: Epoch = Epoch { lineage: 1, claim: 0 };
-
-/// What disks and half-done copies do to a file.
-#[derive(Clone, Copy, Debug)]
-enum Damage {
-    None,
-    CutOff,
-    Zeroed,
-    Flipped,
-}
 
 fn stores(dir: &Path) -> SledStores {
     SledStores::new(dir, "cluster", "topic", "pipeline")
@@ -56,36 +49,16 @@ fn applied<'a>(mut state: State, deltas: impl IntoIterator<Item = &'a (Delta, Ma
 /// What `kill -9` leaves: the files as they are now.
 fn killed(dir: &Path) -> TempDir {
     let copy = TempDir::new().unwrap();
-    for file in files(dir) {
-        let to = copy.path().join(file.strip_prefix(dir).unwrap());
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(&file, to).unwrap();
-    }
+    copy_files(dir, copy.path()).unwrap();
     copy
 }
 
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
-    }
-    found.sort();
-    found
-}
-
-fn damage(dir: &Path, damage: Damage, which: usize, at: usize) {
-    let mut files = files(dir);
-    files.retain(|file| fs::metadata(file).unwrap().len() > 0);
+fn damage(dir: &Path, kind: Damage, which: usize, at: usize) {
+    let files = files(dir);
     let Some(file) = files.get(which % files.len().max(1)) else { return };
     let mut bytes = fs::read(file).unwrap();
     let at = at % bytes.len();
-    match damage {
-        Damage::None => {}
-        Damage::CutOff => bytes.truncate(at),
-        Damage::Zeroed => bytes.iter_mut().skip(at).take(512).for_each(|byte| *byte = 0),
-        Damage::Flipped => bytes[at] ^= 1,
-    }
+    kind.apply(&mut bytes, at);
     fs::write(file, bytes).unwrap();
 }
 
@@ -97,7 +70,8 @@ proptest! {
         records_each in 1..5_usize,
         written in any::<u32>(),
         kind in prop_oneof![
-            2 => Just(Damage::None), 1 => Just(Damage::CutOff), 1 => Just(Damage::Zeroed), 1 => Just(Damage::Flipped)
+            2 => Just(None), 1 => Just(Some(Damage::CutOff)), 1 => Just(Some(Damage::Zeroed)),
+            1 => Just(Some(Damage::Flipped))
         ],
         which in any::<usize>(),
         at in any::<usize>(),
@@ -115,9 +89,11 @@ proptest! {
         }
         let left = killed(dir.path());
         drop(store);
-        damage(left.path(), kind, which, at);
+        if let Some(kind) = kind {
+            damage(left.path(), kind, which, at);
+        }
         let found = stores(left.path()).open(0).and_then(|mut store| store.load());
-        if matches!(kind, Damage::None) {
+        if kind.is_none() {
             // What was written is there, and perhaps more: a slow test's store writes by itself.
             let mark = found.as_ref().unwrap().as_ref().map(|(_, mark)| mark.offset);
             prop_assert!(mark >= last, "{:?} {:?}", mark, last);

@@ -2,17 +2,20 @@
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hookline_tests::damage::{Damage, files};
 use hookline_tests::kafka_topics::{coordinator, leader};
 use hookline_tests::proxy::Way;
 use hookline_tests::site::{PATIENCE, SESSION};
 use hookline_tests::wait;
 use processor::failpoint::{Point, VARIABLE};
+use sandbox::rng::Rng;
 
-use crate::damage::{Damage, damage, has_files};
-use crate::world::{NAME, World};
+use crate::damage::{damage, leave_half_made};
+use crate::world::{NAME, PARTITIONS, World};
 
 /// Longer than it takes the group to give up a member that says nothing.
 const BEYOND_SESSION: Duration = SESSION.saturating_add(Duration::from_secs(4));
@@ -102,7 +105,7 @@ pub(crate) fn all() -> Vec<Fault> {
         kill_broker(w, broker);
     });
     add("kill-leader", "the broker that leads a partition of the log is killed and comes back", |w| {
-        let partition = i32::try_from(w.rng.below(6)).unwrap_or(0);
+        let partition = i32::try_from(w.rng.below(PARTITIONS as usize)).unwrap_or(0);
         let leader = leader(w.site.bootstrap(), &w.site.topic(), partition);
         kill_broker(w, index(leader));
     });
@@ -138,26 +141,18 @@ pub(crate) fn all() -> Vec<Fault> {
         w.pass(3 * AWAY);
         w.network.iter().for_each(|proxy| proxy.set(Way::Open));
     });
-    for (kind, name, what) in [
-        (Damage::Truncated, "disk-truncated", "local state is cut off"),
-        (Damage::Zeroed, "disk-zeroed", "local state is zeroed in places"),
-        (Damage::Flipped, "disk-flipped", "local state has flipped bits"),
-        (Damage::HalfMade, "disk-half-made", "local state has the rest of a half-made snapshot"),
-    ] {
-        all.push(fault(name.to_owned(), what, move |w| {
-            // An instance may have had no partition yet.
-            let with_state = wait::until("local state", PATIENCE, || {
-                let mut running = w.all_running();
-                running.retain(|n| has_files(&w.instances[*n].state_dir));
-                (!running.is_empty()).then_some(running)
-            });
-            let n = *w.rng.pick(&with_state);
-            w.instances[n].program.kill();
-            let state_dir = w.instances[n].state_dir.clone();
-            damage(kind, &state_dir, &mut w.rng);
-            w.instances[n].program.spawn();
-        }));
-    }
+    add("disk-half-made", "local state has the rest of a half-made snapshot", |w| {
+        with_stopped_state(w, |state_dir, _| leave_half_made(state_dir));
+    });
+    add("disk-truncated", "local state is cut off", |w| {
+        with_stopped_state(w, |state_dir, rng| damage(Damage::CutOff, state_dir, rng));
+    });
+    add("disk-zeroed", "local state is zeroed in places", |w| {
+        with_stopped_state(w, |state_dir, rng| damage(Damage::Zeroed, state_dir, rng));
+    });
+    add("disk-flipped", "local state has flipped bits", |w| {
+        with_stopped_state(w, |state_dir, rng| damage(Damage::Flipped, state_dir, rng));
+    });
     all
 }
 
@@ -187,6 +182,20 @@ fn die_at(w: &mut World, point: Point, name: &str) {
     assert_eq!(status.signal(), Some(KILLED), "it did not die at {name}: {status}");
     program.set_env(VARIABLE, None);
     program.spawn();
+}
+
+/// A processor that has local state is killed, and comes back after something was done to that.
+fn with_stopped_state(w: &mut World, act: impl FnOnce(&Path, &mut Rng)) {
+    // An instance may have had no partition yet.
+    let with_state = wait::until("local state", PATIENCE, || {
+        let mut running = w.all_running();
+        running.retain(|n| !files(&w.instances[*n].state_dir).is_empty());
+        (!running.is_empty()).then_some(running)
+    });
+    let n = *w.rng.pick(&with_state);
+    w.instances[n].program.kill();
+    act(&w.instances[n].state_dir, &mut w.rng);
+    w.instances[n].program.spawn();
 }
 
 /// The others go on without it.
