@@ -1,15 +1,12 @@
-//! What the processor itself wrote, and somebody may have damaged: journal records and snapshots. And the configuration.
-
-use std::path::Path;
+//! What the processor itself wrote, and somebody may have damaged: journal records and snapshots.
 
 use bolero::check;
 use processor::fold::State;
 use processor::journal::{Entry, JournalRecord, Mark, Replay};
 use processor::position::{Digest, Epoch, Position};
 use processor::snapshot;
-use shared::config::{Config, Secrets};
 
-const EXAMPLE: &str = include_str!("../../../deploy/hookline.example.toml");
+use crate::damaged;
 
 fn refusal() -> Vec<u8> {
     let record = JournalRecord {
@@ -19,18 +16,6 @@ fn refusal() -> Vec<u8> {
         entry: Entry::Refusal { position: Position { offset: 7, ordinal: 0 }, reason: "no".to_owned() },
     };
     record.encode().unwrap()
-}
-
-/// Damaged from some place on.
-fn damaged(good: &[u8], at: usize, drawn: &[u8]) -> Vec<u8> {
-    let mut bytes = good.to_vec();
-    for (n, byte) in drawn.iter().enumerate() {
-        match bytes.get_mut(at % good.len().max(1) + n) {
-            Some(place) => *place = *byte,
-            None => bytes.push(*byte),
-        }
-    }
-    bytes
 }
 
 #[test]
@@ -58,16 +43,5 @@ fn snapshots() {
             damaged.iter().for_each(|chunk| each(0, chunk));
             Ok(())
         });
-    });
-}
-
-#[test]
-fn configurations() {
-    check!().with_type::<(u16, Vec<u8>)>().for_each(|(at, drawn)| {
-        let bytes = damaged(EXAMPLE.as_bytes(), usize::from(*at), drawn);
-        let text = String::from_utf8_lossy(&bytes);
-        if let Err(error) = Config::parse(&text, Path::new("hookline.toml"), Secrets::Sources) {
-            assert!(error.to_string().starts_with("hookline.toml"), "{error}: it says where");
-        }
     });
 }
