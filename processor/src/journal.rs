@@ -66,7 +66,7 @@ pub enum JournalError {
     /// A record that counts does not follow the one before it: a transaction was torn or lost.
     #[error(
         "journal offset {offset}: this record does not follow the counted one before it, so a checkpoint is \
-         missing; fold the event log anew: a new pipeline name, with a sink of its own"
+         missing; fold the event log anew: processor rebuild"
     )]
     Chain {
         /// Where.
@@ -83,7 +83,7 @@ pub enum JournalError {
     /// The journal was trimmed, and what it continues is not there.
     #[error(
         "the journal starts at offset {offset}, and the snapshot that it continues {what}; fold the event log \
-         anew: a new pipeline name, with a sink of its own"
+         anew: processor rebuild"
     )]
     Snapshot {
         /// Where the journal starts.
@@ -92,9 +92,7 @@ pub enum JournalError {
         what: String,
     },
     /// The record is damaged.
-    #[error(
-        "journal offset {offset}: {error}; fold the event log anew: a new pipeline name, with a sink of its own"
-    )]
+    #[error("journal offset {offset}: {error}; fold the event log anew: processor rebuild")]
     Damaged {
         /// Where.
         offset: i64,
@@ -298,7 +296,7 @@ mod tests {
         replay.take(0, &claim(1)).unwrap();
         let lost = checkpoint(epoch, Digest::default(), 10);
         let error = replay.take(2, &checkpoint(epoch, Digest::of(&lost), 20)).unwrap_err();
-        assert!(error.to_string().contains("a new pipeline name"), "{error}");
+        assert!(error.to_string().contains("processor rebuild"), "{error}");
     }
 
     #[test]

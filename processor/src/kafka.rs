@@ -18,7 +18,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use shared::config::KafkaConfig;
 
 pub use self::journal::KafkaJournal;
-pub(crate) use self::journal::{position_of, refusal_of};
+pub(crate) use self::journal::{delete_records, position_of, refusal_of};
 pub use self::log::KafkaLog;
 pub use self::reader::{Read, Reader};
 use crate::broker::BrokerError;

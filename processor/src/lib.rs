@@ -18,6 +18,7 @@ pub mod membership;
 pub mod metrics;
 pub mod position;
 pub mod progress;
+pub mod rebuild;
 pub mod run;
 pub mod sink;
 pub mod snapshot;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use processor::rebuild::Deleted;
 use processor::verify::Verifier;
 use shared::config::{Config, PipelineConfig, Secrets};
 use shared::telemetry;
@@ -56,6 +57,16 @@ enum Cmd {
         /// Records read a second, at most.
         #[arg(long, default_value_t = 50_000)]
         rate: u64,
+    },
+    /// Deletes the journal and the snapshots of a pipeline that is stopped, so that its next start folds the event log
+    /// from its beginning: for a sink that was restored from an older backup (what it lacks is applied), or a journal
+    /// that is damaged. The sink's tables and the dead letters stay as they are.
+    Rebuild {
+        #[command(flatten)]
+        which: Which,
+        /// Checks and says what would be deleted, and deletes nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Looks after the sink.
     Sink {
@@ -112,6 +123,9 @@ fn main() -> ExitCode {
         }
         Cmd::Verify { which, output, rate } => {
             with_config(&which, |config, pipeline| verify(config, &which.pipeline, pipeline, output, rate))
+        }
+        Cmd::Rebuild { which, dry_run } => {
+            with_config(&which, |config, pipeline| rebuild(config, &which.pipeline, pipeline, dry_run))
         }
         Cmd::Sink { command: SinkCmd::Init { which } } => {
             with_config(&which, |config, pipeline| init_sink(config, &which.pipeline, pipeline))
@@ -216,6 +230,28 @@ fn verify(
     }
     let agree = proofs.iter().all(|proof| proof.differences.is_empty());
     Ok(if agree { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[allow(clippy::print_stdout, reason = "the output that was asked for")]
+fn rebuild(
+    config: &Config,
+    name: &str,
+    pipeline: &PipelineConfig,
+    dry_run: bool,
+) -> anyhow::Result<ExitCode> {
+    let context = processor::run::kafka_context(config, name, "rebuild", pipeline.lanes);
+    let deleted = processor::rebuild::rebuild(config, &context, dry_run)?;
+    for Deleted { partition, journal, snapshots, to_fold } in deleted {
+        println!(
+            "partition {partition}: {} {journal} records of the journal, {snapshots} of the snapshots; \
+             {to_fold} of the event log to fold",
+            if dry_run { "would delete" } else { "deleted" }
+        );
+    }
+    if !dry_run {
+        println!("pipeline {name}: its next start folds the event log from its beginning");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run(config: &Config, name: &str) -> anyhow::Result<ExitCode> {

@@ -232,20 +232,8 @@ impl Journal for KafkaJournal {
     }
 
     fn trim(&mut self, partition: i32, journal: i64, snapshots: i64) -> Result<(), BrokerError> {
-        let admin: AdminClient<DefaultClientContext> =
-            shared::kafka::client(&self.context.config, &self.context.client_id)
-                .create()
-                .map_err(|e| retry(&e))?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .map_err(|e| BrokerError::Retry(e.to_string()))?;
-        let options = AdminOptions::new().request_timeout(Some(REQUEST)).operation_timeout(Some(REQUEST));
         for (topic, below) in [(&self.context.journal, journal), (&self.context.snapshots, snapshots)] {
-            let asked = list(topic, partition, below)?;
-            let done = runtime.block_on(admin.delete_records(&asked, &options)).map_err(|e| retry(&e))?;
-            for element in done.elements() {
-                element.error().map_err(|e| retry(&e))?;
-            }
+            delete_records(&self.context, topic, partition, Offset::Offset(below))?;
             failpoint::pass(Point::JournalTrimmed);
         }
         Ok(())
@@ -258,6 +246,27 @@ impl Journal for KafkaJournal {
         })?;
         Ok(refusals)
     }
+}
+
+/// Deletes the records of a partition below an offset, or all of them.
+pub(crate) fn delete_records(
+    context: &KafkaContext,
+    topic: &str,
+    partition: i32,
+    below: Offset,
+) -> Result<(), BrokerError> {
+    let admin: AdminClient<DefaultClientContext> =
+        shared::kafka::client(&context.config, &context.client_id).create().map_err(|e| retry(&e))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.map_err(|e| BrokerError::Retry(e.to_string()))?;
+    let options = AdminOptions::new().request_timeout(Some(REQUEST)).operation_timeout(Some(REQUEST));
+    let mut asked = TopicPartitionList::with_capacity(1);
+    asked.add_partition_offset(topic, partition, below).map_err(|e| retry(&e))?;
+    let done = runtime.block_on(admin.delete_records(&asked, &options)).map_err(|e| retry(&e))?;
+    for element in done.elements() {
+        element.error().map_err(|e| retry(&e))?;
+    }
+    Ok(())
 }
 
 /// Calls librdkafka from a thread of its own: a client that has lost every broker keeps some of these calls for

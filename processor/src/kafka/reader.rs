@@ -65,7 +65,7 @@ impl Reader {
     }
 
     /// The client, for requests.
-    pub(super) fn client(&self) -> &BaseConsumer {
+    pub(crate) fn client(&self) -> &BaseConsumer {
         &self.consumer
     }
 
