@@ -48,6 +48,10 @@ pub enum Defect {
     IdsComeBack,
     /// P11: a log made anew or truncated is not looked for.
     OtherLogUnchecked,
+    /// P9: where journal and the log's start are both gone, what is left is folded as if it were all.
+    TrimmedLogFolded,
+    /// P11: records that were deleted before they were folded are passed over.
+    UnreadPassedOver,
     /// P11: a sink restored from an older backup is not looked for.
     OlderSinkUnchecked,
     /// P5: of a batch that was refused the first event is dead-lettered, untried.

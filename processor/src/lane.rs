@@ -110,7 +110,7 @@ pub(crate) enum Stuck {
     Fold(#[from] FoldError),
     #[error(
         "the sink stands at {found}, behind {expected} in the journal: it was restored from an older backup; \
-         restore a newer one, or fold the event log anew: a new pipeline name, with a sink of its own"
+         restore a newer one, or apply what it lacks: processor rebuild"
     )]
     OlderSink { found: Position, expected: Position },
     #[error(
@@ -118,6 +118,16 @@ pub(crate) enum Stuck {
          deleted and made anew, or truncated; start a new pipeline with a sink of its own, or restore the log"
     )]
     OtherLog { offset: i64, whose: &'static str },
+    #[error(
+        "the event log starts at offset {low}, but was folded up to {next} only: what is between was deleted \
+         unread; lengthen log.retention, and start a new pipeline with a sink of its own, or restore the log"
+    )]
+    Unread { next: i64, low: i64 },
+    #[error(
+        "the journal is gone, and so is the event log below offset {low}: with it, what was seen of ids and \
+         entities; restore one of both, or start a new pipeline with a sink of its own"
+    )]
+    JournalGone { low: i64 },
 }
 
 /// What `/readyz` calls a partition.

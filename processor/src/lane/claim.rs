@@ -76,6 +76,10 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                     Some(sink) => sink.fence(partition)?.epoch.lineage,
                     None => 0,
                 };
+                let has_run = committed.offset.is_some() || fenced > 0;
+                if has_run && low > 0 && !planted(Defect::TrimmedLogFolded) {
+                    return Err(Trouble::Stuck(partition, Stuck::JournalGone { low }));
+                }
                 let lineage = match planted(Defect::LineageRestarts) {
                     true => 1,
                     false => committed.lineage.max(fenced) + 1,
@@ -149,7 +153,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             let (found, expected) = (found.position, expected.position);
             return Err(Trouble::Stuck(partition, Stuck::OlderSink { found, expected }));
         }
-        self.check_log(partition, &state, fence)?;
+        self.check_log(claim, &state, fence)?;
         self.configure(partition, &mut state, epoch)?;
         self.log.start(partition, state.head().next_offset)?;
         let Some(part) = self.parts.get_mut(&partition) else { return Ok(()) };
@@ -302,8 +306,11 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     }
 
     /// The log must be the one that the state and the sink were made from.
-    fn check_log(&mut self, partition: i32, state: &State, fence: Option<Fence>) -> Result<(), Trouble> {
-        let head = state.head();
+    fn check_log(&mut self, claim: &Claim, state: &State, fence: Option<Fence>) -> Result<(), Trouble> {
+        let (partition, low, head) = (claim.partition, claim.low, state.head());
+        if head.next_offset < low && !planted(Defect::UnreadPassedOver) {
+            return Err(Trouble::Stuck(partition, Stuck::Unread { next: head.next_offset, low }));
+        }
         if let Some(digest) = head.last_digest {
             self.check_record(partition, head.next_offset - 1, digest, "the state")?;
         }

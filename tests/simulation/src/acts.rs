@@ -29,6 +29,9 @@ pub fn play(world: &Arc<World>) {
         LastAct::SnapshotTorn => snapshot_torn(world),
         LastAct::OffsetsExpired => offsets_expired(world),
         LastAct::ClaimHangs => claim_hangs(world),
+        LastAct::Rebuilt => rebuilt(world),
+        LastAct::DeletedUnread => deleted_unread(world),
+        LastAct::JournalAndStartLost => journal_and_start_lost(world),
     }
 }
 
@@ -75,22 +78,25 @@ fn lose_disks(w: &mut Inner) {
     }
 }
 
-fn older_sink(world: &Arc<World>) {
-    let mut w = world.lock();
-    let mut found = None;
-    for (pipeline, partition) in all(&w) {
-        let Ok(replay) = oracle::journal(&mut w, pipeline, partition) else { continue };
+/// A pipeline, and a backup of its sink that is behind its journal.
+fn older_backup(w: &mut Inner) -> Option<(usize, crate::sink::Tables)> {
+    for (pipeline, partition) in all(w) {
+        let Ok(replay) = oracle::journal(w, pipeline, partition) else { continue };
         let Some(fence) = replay.fence else { continue };
-        let db = w.sinks.get(pipeline);
         let is_behind = |tables: &&crate::sink::Tables| {
             let old = tables.fences.get(&partition).map_or(Position::START, |f| f.position);
             old < fence.position
         };
-        if let Some(old) = db.and_then(|db| db.backups.iter().find(is_behind)) {
-            found = Some((pipeline, old.clone()));
+        if let Some(old) = w.sinks.get(pipeline).and_then(|db| db.backups.iter().find(is_behind)) {
+            return Some((pipeline, old.clone()));
         }
     }
-    let Some((pipeline, old)) = found else { return };
+    None
+}
+
+fn older_sink(world: &Arc<World>) {
+    let mut w = world.lock();
+    let Some((pipeline, old)) = older_backup(&mut w) else { return };
     let Some(db) = w.sinks.get_mut(pipeline) else { return };
     let right = db.restore(old.clone());
     drop(w);
@@ -174,6 +180,90 @@ fn journal_lost(world: &Arc<World>) {
     drop(w);
     stop_all(world);
     goes_on(world);
+}
+
+/// What `processor rebuild` does.
+fn rebuilt(world: &Arc<World>) {
+    let mut w = world.lock();
+    let older = older_backup(&mut w);
+    let pipeline = older.as_ref().map_or(0, |(pipeline, _)| *pipeline);
+    if let Some((_, old)) = older
+        && let Some(db) = w.sinks.get_mut(pipeline)
+    {
+        db.restore(old);
+    }
+    for topic in [Topic::Snapshots(pipeline), Topic::Journal(pipeline)] {
+        for partition in 0..w.plan.partitions {
+            w.kafka.delete_below((topic, partition), -1);
+            let topic = w.kafka.partition((topic, partition));
+            topic.rebuilt = topic.low;
+        }
+    }
+    w.senders.more(10);
+    drop(w);
+    goes_on(world);
+}
+
+/// Appends some events that no pipeline folds yet; the first offset of them in each partition.
+fn append_unread(world: &Arc<World>) -> Vec<(i32, usize)> {
+    let mut w = world.lock();
+    let ends = |w: &mut Inner| -> Vec<(i32, usize)> {
+        (0..w.plan.partitions).map(|p| (p, w.kafka.partition((Topic::Log, p)).entries.len())).collect()
+    };
+    let before = ends(&mut w);
+    w.senders.more(20);
+    w.faults = false;
+    while !w.senders.are_done() {
+        crate::senders::send(&mut w);
+    }
+    let after = ends(&mut w);
+    before.into_iter().zip(after).filter(|(before, after)| before < after).map(|(before, _)| before).collect()
+}
+
+fn deleted_unread(world: &Arc<World>) {
+    let Some((partition, from)) = append_unread(world).into_iter().next() else { return };
+    let mut w = world.lock();
+    w.kafka.partition((Topic::Log, partition)).low = from + 1;
+    stops(world, w, partition, "deleted unread");
+}
+
+fn journal_and_start_lost(world: &Arc<World>) {
+    let mut w = world.lock();
+    let partition = 0;
+    let log = w.kafka.partition((Topic::Log, partition));
+    if log.entries.is_empty() {
+        return;
+    }
+    log.low = 1;
+    for pipeline in 0..w.groups.len() {
+        w.kafka.recreate((Topic::Journal(pipeline), partition));
+    }
+    stops(world, w, partition, "the journal is gone");
+}
+
+/// Every pipeline must stop in a partition and say why, and make nothing final there.
+fn stops(world: &Arc<World>, mut w: MutexGuard<'_, Inner>, partition: i32, words: &str) {
+    let pipelines = w.groups.len();
+    let made = |w: &mut Inner| -> Vec<_> {
+        (0..pipelines)
+            .map(|p| finished(w, p, partition))
+            .map(|(rows, outputs, dead, _)| (rows, outputs, dead))
+            .collect()
+    };
+    let before = made(&mut w);
+    drop(w);
+    watch(world);
+    let mut w = world.lock();
+    for pipeline in 0..pipelines {
+        if !says(&w, pipeline, words) {
+            let found = problems(&w);
+            w.violation(Rule::Stops, format!("p{pipeline}: not said: {words}: {found:?}"));
+        }
+    }
+    let after = made(&mut w);
+    if before != after {
+        w.violation(Rule::Stops, format!("made final all the same: {before:?}, now {after:?}"));
+    }
 }
 
 fn offsets_expired(world: &Arc<World>) {

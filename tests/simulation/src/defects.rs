@@ -96,6 +96,10 @@ pub const ALL: &[(Planted, &str)] = &[
     (Planted::Code(Defect::MarkAboveClaim), "P9 local state from beyond the claim, of a lost journal"),
     (Planted::Code(Defect::ReplayNotStored), "P9 the replayed tail missing from the local state"),
     (Planted::Code(Defect::NotSilent), "P9 a fold from the log's start repeats outputs and dead letters"),
+    (
+        Planted::Code(Defect::TrimmedLogFolded),
+        "P9 journal and the log's start lost, and folded anew all the same",
+    ),
     (Planted::HeldLost, "P9 the held set lost on restore"),
     (Planted::Code(Defect::GapUnmatched), "P10 a late gap-expired skips the next gap"),
     (Planted::Code(Defect::GapAppendedOnce), "P10 gap-expired is not appended again"),
@@ -103,6 +107,7 @@ pub const ALL: &[(Planted, &str)] = &[
     (Planted::Code(Defect::OtherPipelineObeyed), "P10 another pipeline's gap-expired obeyed"),
     (Planted::ControlInTransaction, "P10 an open transaction holds up every reader"),
     (Planted::Code(Defect::OlderSinkUnchecked), "P11 a sink restored from an older backup"),
+    (Planted::Code(Defect::UnreadPassedOver), "P11 records deleted unread are passed over"),
     (Planted::ReleasedOutOfOrder, "release out of order"),
     (Planted::DeduplicatedBeforeAppend, "deduplication before the append"),
 ];

@@ -91,6 +91,8 @@ pub struct Partition {
     pub entries: Vec<Entry>,
     /// The first offset that is still there.
     pub low: usize,
+    /// What a rebuild deleted, below this offset, is nobody's any more.
+    pub rebuilt: usize,
     open: BTreeMap<usize, usize>,
     /// Transactions that were aborted.
     pub aborted: BTreeSet<usize>,
@@ -120,10 +122,11 @@ impl Partition {
             .filter(|(_, e)| self.is_visible(e))
     }
 
-    /// As [`Partition::visible`], with the records that were deleted since.
+    /// As [`Partition::visible`], with the records that were deleted since, but for those that a rebuild deleted.
     pub fn ever_visible(&self) -> impl Iterator<Item = (usize, &Entry)> {
         let until = self.stable();
-        self.entries.iter().take(until).enumerate().filter(|(_, e)| self.is_visible(e))
+        let all = self.entries.iter().take(until).enumerate().skip(self.rebuilt);
+        all.filter(|(_, e)| self.is_visible(e))
     }
 
     /// Whether a transaction is open here.

@@ -99,6 +99,12 @@ pub enum LastAct {
     SnapshotTorn,
     /// The group's committed offsets expire: nobody notices.
     OffsetsExpired,
+    /// A sink is restored from an older backup, and its pipeline is rebuilt: what the backup lacks is applied.
+    Rebuilt,
+    /// Records of the log are deleted before they are folded: stop.
+    DeletedUnread,
+    /// The journal is deleted, and the log's start too: stop.
+    JournalAndStartLost,
     /// A zombie's claim hangs while the journal is trimmed, then all disks are lost: nobody notices.
     ClaimHangs,
 }
@@ -184,7 +190,7 @@ impl Plan {
                 }
             })
             .collect();
-        let last_act = match random.below(10) {
+        let last_act = match random.below(14) {
             0 => LastAct::OlderSink,
             1 => LastAct::OtherLog,
             2 => LastAct::JournalLost,
@@ -192,6 +198,9 @@ impl Plan {
             4 => LastAct::SnapshotTorn,
             5 => LastAct::OffsetsExpired,
             6 => LastAct::ClaimHangs,
+            7 | 8 => LastAct::Rebuilt,
+            9 => LastAct::DeletedUnread,
+            10 => LastAct::JournalAndStartLost,
             _ => LastAct::None,
         };
         Self {
