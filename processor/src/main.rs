@@ -11,6 +11,7 @@ use processor::rebuild::Deleted;
 use processor::verify::Verifier;
 use shared::config::{Config, PipelineConfig, Secrets};
 use shared::telemetry;
+use shared::units::Span;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A fifth of the CPU went into glibc's, most of it for what one thread makes and another frees: librdkafka's
@@ -64,6 +65,9 @@ enum Cmd {
     Rebuild {
         #[command(flatten)]
         which: Which,
+        /// How long instances that still run, or were killed, are waited for.
+        #[arg(long, default_value = "60s")]
+        wait: Span,
         /// Checks and says what would be deleted, and deletes nothing.
         #[arg(long)]
         dry_run: bool,
@@ -124,9 +128,9 @@ fn main() -> ExitCode {
         Cmd::Verify { which, output, rate } => {
             with_config(&which, |config, pipeline| verify(config, &which.pipeline, pipeline, output, rate))
         }
-        Cmd::Rebuild { which, dry_run } => {
-            with_config(&which, |config, pipeline| rebuild(config, &which.pipeline, pipeline, dry_run))
-        }
+        Cmd::Rebuild { which, wait, dry_run } => with_config(&which, |config, pipeline| {
+            rebuild(config, &which.pipeline, pipeline.lanes, wait, dry_run)
+        }),
         Cmd::Sink { command: SinkCmd::Init { which } } => {
             with_config(&which, |config, pipeline| init_sink(config, &which.pipeline, pipeline))
         }
@@ -233,14 +237,9 @@ fn verify(
 }
 
 #[allow(clippy::print_stdout, reason = "the output that was asked for")]
-fn rebuild(
-    config: &Config,
-    name: &str,
-    pipeline: &PipelineConfig,
-    dry_run: bool,
-) -> anyhow::Result<ExitCode> {
-    let context = processor::run::kafka_context(config, name, "rebuild", pipeline.lanes);
-    let deleted = processor::rebuild::rebuild(config, &context, dry_run)?;
+fn rebuild(config: &Config, name: &str, lane: u32, wait: Span, dry_run: bool) -> anyhow::Result<ExitCode> {
+    let context = processor::run::kafka_context(config, name, "rebuild", lane);
+    let deleted = processor::rebuild::rebuild(config, &context, wait.0, dry_run)?;
     for Deleted { partition, journal, snapshots, to_fold } in deleted {
         println!(
             "partition {partition}: {} {journal} records of the journal, {snapshots} of the snapshots; \

@@ -4,14 +4,12 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::Offset;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use shared::config::Config;
 
 use crate::broker::BrokerError;
 use crate::kafka::{self, KafkaContext, Reader};
 
-/// How long members of the group are waited for. One that was killed stays until its session is over.
-const MEMBERS: Duration = Duration::from_secs(90);
 /// How often it is looked for them.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long Kafka may take to tell of the group.
@@ -25,15 +23,17 @@ pub enum RebuildError {
     Broker(#[from] BrokerError),
     /// An instance runs.
     #[error(
-        "the group {group} still has members after {} s ({members}): stop every instance of the pipeline first; \
-         nothing was changed",
-        MEMBERS.as_secs()
+        "the group {group} still has members ({members}) after {} s: stop every instance of the pipeline first. One \
+         that was killed counts until its session is over (--wait); nothing was changed",
+        waited.as_secs()
     )]
     Members {
         /// The pipeline's group.
         group: String,
         /// Their client ids.
         members: String,
+        /// How long they were waited for.
+        waited: Duration,
     },
     /// The log does not have what the state was made from.
     #[error(
@@ -63,14 +63,19 @@ pub struct Deleted {
     pub to_fold: i64,
 }
 
-/// Waits until the pipeline's group is empty, checks that the log is whole, and deletes the journal and the snapshots,
+/// Waits, at most so long, until the pipeline's group is empty, checks that the log is whole, and deletes the journal and the snapshots,
 /// unless it is a dry run. To do it again after a crash in between is right.
 ///
 /// # Errors
 /// Nothing was changed, except where Kafka fails in between.
-pub fn rebuild(config: &Config, context: &KafkaContext, dry_run: bool) -> Result<Vec<Deleted>, RebuildError> {
+pub fn rebuild(
+    config: &Config,
+    context: &KafkaContext,
+    wait: Duration,
+    dry_run: bool,
+) -> Result<Vec<Deleted>, RebuildError> {
     let reader = Reader::new(context)?;
-    wait_until_empty(reader.client(), &context.group)?;
+    wait_until_empty(&reader, &context.group, wait)?;
     let mut deleted = Vec::new();
     for partition in 0..i32::try_from(config.log.partitions).unwrap_or(i32::MAX) {
         let (low, high) = reader.bounds(&context.topic, partition)?;
@@ -93,28 +98,23 @@ pub fn rebuild(config: &Config, context: &KafkaContext, dry_run: bool) -> Result
     Ok(deleted)
 }
 
-fn wait_until_empty(
-    client: &BaseConsumer<impl rdkafka::consumer::ConsumerContext>,
-    group: &str,
-) -> Result<(), RebuildError> {
+fn wait_until_empty(reader: &Reader, group: &str, wait: Duration) -> Result<(), RebuildError> {
     let started = Instant::now();
     loop {
-        let members = members(client, group)?;
+        let members = members(reader, group)?;
         if members.is_empty() {
             return Ok(());
         }
-        if started.elapsed() >= MEMBERS {
-            return Err(RebuildError::Members { group: group.to_owned(), members: members.join(", ") });
+        if started.elapsed() >= wait {
+            let (group, members) = (group.to_owned(), members.join(", "));
+            return Err(RebuildError::Members { group, members, waited: wait });
         }
         std::thread::sleep(LOOK);
     }
 }
 
-fn members(
-    client: &BaseConsumer<impl rdkafka::consumer::ConsumerContext>,
-    group: &str,
-) -> Result<Vec<String>, BrokerError> {
-    let list = client.fetch_group_list(Some(group), REQUEST).map_err(|e| kafka::retry(&e))?;
+fn members(reader: &Reader, group: &str) -> Result<Vec<String>, BrokerError> {
+    let list = reader.client().fetch_group_list(Some(group), REQUEST).map_err(|e| kafka::retry(&e))?;
     let groups = list.groups().iter().filter(|found| found.name() == group);
     Ok(groups.flat_map(|found| found.members()).map(|member| member.client_id().to_owned()).collect())
 }

@@ -29,14 +29,19 @@ impl Span {
     }
 }
 
+impl std::str::FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        humantime::parse_duration(text).map(Self).map_err(|e| {
+            format!("`{text}` is not a duration ({e}); write one such as \"250ms\", \"30s\" or \"7d\"")
+        })
+    }
+}
+
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text).map(Self).map_err(|e| {
-            D::Error::custom(format!(
-                "`{text}` is not a duration ({e}); write one such as \"250ms\", \"30s\" or \"7d\""
-            ))
-        })
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 

@@ -10,6 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::kafka::{block_on, client_config};
 use crate::kafka_read::end_offsets;
+use crate::wait;
 
 const CALL_TIME_LIMIT: Duration = Duration::from_secs(30);
 
@@ -51,6 +52,21 @@ pub fn delete_all_records(bootstrap: &str, topic: &str) {
     for element in deleted.elements() {
         element.error().unwrap_or_else(|e| panic!("records of {topic} are not deleted: {e}"));
     }
+}
+
+/// Deletes a topic, and waits until it is gone.
+///
+/// # Panics
+/// When the broker refuses, or keeps it.
+pub fn delete(bootstrap: &str, topic: &str) {
+    let options = AdminOptions::new().operation_timeout(Some(CALL_TIME_LIMIT));
+    let deleted = block_on(admin(bootstrap).delete_topics(&[topic], &options)).expect("an answer from Kafka");
+    for result in deleted {
+        result.unwrap_or_else(|(name, code)| panic!("topic {name} is not deleted: {code}"));
+    }
+    wait::until("a deleted topic gone", CALL_TIME_LIMIT, || {
+        (!names(bootstrap).contains(topic)).then_some(())
+    });
 }
 
 /// The id of the broker that leads a partition; none where there is no leader now.

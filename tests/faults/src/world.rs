@@ -14,8 +14,10 @@ use sandbox::rng::Rng;
 /// The pipeline's name, and the log's.
 pub(crate) const NAME: &str = "faults";
 pub(crate) const PARTITIONS: u32 = 6;
-/// Small, so that checkpoints and snapshots come often.
-const OFTEN: &str = r#"checkpoint = { interval = "50ms", snapshot_after = "32KiB" }"#;
+/// Small, so that checkpoints and snapshots come often, also when much was seen: these come when the journal has
+/// grown by twice the state.
+const OFTEN: &str = r#"checkpoint = { interval = "50ms", snapshot_after = "32KiB" }
+fold = { window = "1min" }"#;
 const INSTANCES: [&str; 3] = ["one", "two", "three"];
 /// How much must go all the way before the next fault comes.
 const SETTLED: usize = 30;

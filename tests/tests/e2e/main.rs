@@ -6,6 +6,7 @@
 
 mod bad_body;
 mod bad_config;
+mod broken_log;
 mod common;
 mod foreign_records;
 mod harness;
@@ -13,6 +14,7 @@ mod ingest;
 mod outages;
 mod pipeline;
 mod readers;
+mod rebuild;
 mod secured_kafka;
 mod senders;
 mod sink_http;

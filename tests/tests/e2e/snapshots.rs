@@ -61,6 +61,16 @@ fn the_journal_is_trimmed_and_a_killed_instance_with_an_empty_disk_goes_on_from_
     instance.program.spawn();
     instance.program.wait_log("the snapshot that it continues is not there", PATIENCE);
     assert_eq!(row_count(&url), rows);
+
+    // The event log has all that is needed to make both anew.
+    instance.program.terminate();
+    let rebuilt = processor(&site, "rebuild", &instance, &sink, &[]);
+    assert_eq!(rebuilt.status.code(), Some(0), "{}", stderr(&rebuilt));
+    instance.program.spawn();
+    instance.program.wait_ready();
+    let verified = processor(&site, "verify", &instance, &sink, &[]);
+    assert_eq!(verified.status.code(), Some(0), "{}{}", stdout(&verified), stderr(&verified));
+    assert_eq!(row_count(&url), rows);
 }
 
 /// A zombie's transaction hides the start of a journal that was trimmed since: no reason to believe it lost.
