@@ -1,7 +1,9 @@
-//! Places at which a test lets the program die, as `kill -9` does. `tests/run faults` visits each of them.
+//! What `tests/run faults` does to the program from inside: places at which it dies, as `kill -9` does, and a fold that
+//! passes for a later one.
 //!
-//! Without the cargo feature `failpoints`, [`pass`] does nothing and nothing of this is in the program. With it, the
-//! environment names one place, and which passing of it is the last: `HOOKLINE_FAILPOINT=offsets-sent:3`.
+//! Without the cargo feature `failpoints`, nothing of this is in the program. With it, the environment names one place,
+//! and which passing of it is the last: `HOOKLINE_FAILPOINT=offsets-sent:3`; and by how much the fold's version is
+//! higher: `HOOKLINE_LATER_FOLD=1`.
 
 /// A place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +51,22 @@ impl Point {
 
 /// The variable that names a place.
 pub const VARIABLE: &str = "HOOKLINE_FAILPOINT";
+
+/// The variable that makes the fold pass for a later one.
+pub const LATER_FOLD: &str = "HOOKLINE_LATER_FOLD";
+
+/// By how much the fold's version is higher than it is.
+#[cfg(not(feature = "failpoints"))]
+pub const fn later_fold() -> u32 {
+    0
+}
+
+/// By how much the fold's version is higher than it is.
+#[cfg(feature = "failpoints")]
+pub fn later_fold() -> u32 {
+    static LATER: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *LATER.get_or_init(|| std::env::var(LATER_FOLD).ok().and_then(|text| text.parse().ok()).unwrap_or(0))
+}
 
 /// Dies here, if this is the place.
 #[cfg(not(feature = "failpoints"))]

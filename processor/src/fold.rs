@@ -12,7 +12,8 @@ mod state;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use config::{FOLD_VERSION, FoldConfig, Order, RuleFold, SourceFold};
+pub use config::{FoldConfig, Order, RuleFold, SourceFold, fold_version};
+pub(crate) use decide::check_version;
 pub use decide::{FoldError, decide};
 pub use entity::{Entity, Gap, Held, Version};
 pub use ids::{BucketKey, EventId, IdBlock};

@@ -6,13 +6,20 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use shared::config::{Config, GapPolicy, OrderConfig, PipelineConfig, type_matches};
 
-/// The version of this fold. It changes when the same records would be decided otherwise.
-pub const FOLD_VERSION: u32 = 1;
+/// The version of this fold. It rises when the same records would be decided otherwise; each record is decided by the
+/// version in force where it stands, so that a program goes on knowing the earlier ones.
+const FOLD_VERSION: u32 = 1;
+
+/// The newest version that this program folds by.
+#[must_use]
+pub fn fold_version() -> u32 {
+    FOLD_VERSION + crate::failpoint::later_fold()
+}
 
 /// What the fold's outcome depends on besides the records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FoldConfig {
-    /// The fold that made it; a program without that version stops.
+    /// The fold that it is for; a program without that version stops.
     pub version: u32,
     /// How long ids are remembered, in stream time.
     pub window_ms: i64,
@@ -78,7 +85,7 @@ impl FoldConfig {
             })
             .collect();
         Self {
-            version: FOLD_VERSION,
+            version: fold_version(),
             window_ms: pipeline.fold.window.as_ms(),
             held_events_max: pipeline.fold.held_events_max,
             held_bytes_max: pipeline.fold.held_bytes_max.0,

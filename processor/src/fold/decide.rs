@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::config::Order;
+use super::config::{FoldConfig, Order, fold_version};
 use super::entity::{Entity, Gap, Held, Version};
 use super::ids::EventId;
 use super::state::{InForce, State};
-use super::{Action, Effect, FOLD_VERSION, Record, Verdict};
+use super::{Action, Effect, Record, Verdict};
 use crate::control::{ConfigRecord, Control, GapExpired};
 use crate::defect::{Defect, planted};
 use crate::frame::Frame;
@@ -15,10 +15,11 @@ use crate::position::Position;
 /// Why the fold cannot go on. Nothing was decided; somebody has to act.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FoldError {
-    /// The configuration in force was made by a fold that this program does not have.
+    /// The configuration in force is for a fold that this program does not have.
     #[error(
-        "the fold's configuration in force at offset {offset} has version {found}, but this program folds \
-         version {FOLD_VERSION}; run the newer program"
+        "the fold's configuration in force at offset {offset} has version {found}, but this program folds by \
+         versions up to {} only; run the newer program",
+        fold_version()
     )]
     Version {
         /// Where.
@@ -29,6 +30,17 @@ pub enum FoldError {
     /// No configuration is in force.
     #[error("no configuration of the fold is in force at offset {0}")]
     NoConfig(i64),
+}
+
+/// A program must have the fold that the configuration in force is for.
+///
+/// # Errors
+/// It does not.
+pub(crate) fn check_version(config: &FoldConfig, offset: i64) -> Result<(), FoldError> {
+    match config.version {
+        found if found > fold_version() => Err(FoldError::Version { offset, found }),
+        _ => Ok(()),
+    }
 }
 
 /// Decides one record: moves the state past it, appends its effects, and says what became of the event.
@@ -58,6 +70,7 @@ pub fn decide(
     let Some(in_force) = &state.head().config else {
         return Err(FoldError::NoConfig(record.offset));
     };
+    check_version(&in_force.config, record.offset)?;
     let window_ms = in_force.config.window_ms;
     let limits = Limits { events: in_force.config.held_events_max, bytes: in_force.config.held_bytes_max };
     let order = event.as_ref().ok().and_then(|e| in_force.config.order_of(e.source, e.kind)).cloned();
@@ -300,8 +313,8 @@ fn configure(state: &mut State, record: &Record, config: ConfigRecord) -> Result
         .config
         .as_ref()
         .is_none_or(|in_force| config.epoch >= in_force.epoch || planted(Defect::ConfigEpochIgnored));
-    if obeyed && config.fold.version != FOLD_VERSION {
-        return Err(FoldError::Version { offset: record.offset, found: config.fold.version });
+    if obeyed {
+        check_version(&config.fold, record.offset)?;
     }
     state.advance(record.offset, record.time_ms, &record.frame);
     if obeyed {

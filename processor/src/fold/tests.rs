@@ -32,7 +32,7 @@ pub(crate) fn config(window_ms: i64) -> FoldConfig {
         (name.to_owned(), SourceFold { rules: vec![ignored], order })
     };
     FoldConfig {
-        version: FOLD_VERSION,
+        version: fold_version(),
         window_ms,
         held_events_max: 1_000,
         held_bytes_max: 1 << 20,

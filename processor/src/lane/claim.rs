@@ -7,7 +7,7 @@ use crate::clock::Clock;
 use crate::control::{ConfigRecord, Control};
 use crate::defect::{Defect, planted};
 use crate::failpoint::{self, Point};
-use crate::fold::{InForce, Record, State};
+use crate::fold::{InForce, Record, State, check_version};
 use crate::journal::{Entry, JournalError, JournalRecord, Mark, Replay};
 use crate::position::{Digest, Epoch, Fence};
 use crate::snapshot::{self, BeginningError};
@@ -353,6 +353,10 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     /// its start, a changed one from where it is appended.
     fn configure(&mut self, partition: i32, state: &mut State, epoch: Epoch) -> Result<(), Trouble> {
         let known = state.head().config.as_ref().map(|in_force| &in_force.config);
+        if let Some(known) = known {
+            let offset = state.head().next_offset;
+            check_version(known, offset).map_err(|e| Trouble::Stuck(partition, e.into()))?;
+        }
         if known == Some(&self.config.fold) {
             return Ok(());
         }

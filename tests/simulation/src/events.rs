@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use processor::control::Control;
-use processor::fold::{FOLD_VERSION, FoldConfig, Order, RuleFold, SourceFold};
+use processor::fold::{FoldConfig, Order, RuleFold, SourceFold, fold_version};
 use processor::frame::Frame;
 use rdkafka::message::Headers;
 use shared::config::GapPolicy;
@@ -240,7 +240,7 @@ pub fn usual_config(random: &mut Random, with_dead_letters: bool) -> FoldConfig 
         sources.remove(left_out);
     }
     FoldConfig {
-        version: FOLD_VERSION,
+        version: fold_version(),
         window_ms: random.pick(&[2_000, 20_000, 3_600_000]).unwrap_or(20_000),
         held_events_max: if with_dead_letters && random.chance(300) { 3 } else { 1_000 },
         held_bytes_max: 1 << 20,

@@ -74,7 +74,7 @@ impl PipelinePlan {
 
 fn nothing() -> FoldConfig {
     FoldConfig {
-        version: processor::fold::FOLD_VERSION,
+        version: processor::fold::fold_version(),
         window_ms: 1,
         held_events_max: 1,
         held_bytes_max: 1,
