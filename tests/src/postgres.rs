@@ -121,11 +121,44 @@ impl Postgres {
         self.process.take().expect("PostgreSQL runs").kill();
     }
 
+    /// Copies the data of the stopped server.
+    ///
+    /// # Panics
+    /// When it runs, or the data cannot be copied.
+    #[must_use]
+    pub fn back_up(&self) -> Backup {
+        assert!(self.process.is_none(), "PostgreSQL runs");
+        let copy = setup::scratch("pg-backup");
+        copy_all(&self.scratch.path().join("data"), &copy.path().join("data"));
+        Backup(copy)
+    }
+
+    /// Puts a copy in the place of the stopped server's data.
+    ///
+    /// # Panics
+    /// When it runs, or the data cannot be copied.
+    pub fn restore(&mut self, backup: &Backup) {
+        assert!(self.process.is_none(), "PostgreSQL runs");
+        let data = self.scratch.path().join("data");
+        fs::remove_dir_all(&data).expect("the data directory");
+        copy_all(&backup.0.path().join("data"), &data);
+    }
+
     /// The server's log.
     #[must_use]
     pub fn log_text(&self) -> String {
         fs::read_to_string(self.scratch.path().join("postgres.log")).unwrap_or_default()
     }
+}
+
+/// A copy of a server's data.
+#[derive(Debug)]
+pub struct Backup(TempDir);
+
+/// A directory with all that is in it, and whose it is.
+fn copy_all(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("--archive").args([from, to]).status().expect("cp starts");
+    assert!(copied.success(), "{} is not copied: {copied}", from.display());
 }
 
 /// A connection of its own to the database behind `url`.

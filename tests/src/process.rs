@@ -24,6 +24,8 @@ pub struct Program {
     program: PathBuf,
     args: Vec<OsString>,
     env: Vec<(String, String)>,
+    /// A small file system of its own in place of a directory, and its size in KiB.
+    small_disk: Option<(PathBuf, usize)>,
     admin: SocketAddr,
     // Before the directory with its log, which a failing test shows.
     process: Option<Child>,
@@ -52,6 +54,7 @@ impl Program {
             program: binary(name),
             args,
             env: Vec::new(),
+            small_disk: None,
             admin,
             scratch: setup::scratch(name),
             process: None,
@@ -69,6 +72,18 @@ impl Program {
     pub fn set_env(&mut self, name: &str, value: Option<&str>) {
         self.env.retain(|(known, _)| known != name);
         self.env.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+    }
+
+    /// What it gets besides the common environment.
+    #[must_use]
+    pub fn environment(&self) -> &[(String, String)] {
+        &self.env
+    }
+
+    /// From its next start on, what it writes to a directory goes to an empty disk of so many KiB, which ends with it.
+    /// None takes that away.
+    pub fn set_small_disk(&mut self, disk: Option<(&Path, usize)>) {
+        self.small_disk = disk.map(|(dir, kib)| (dir.to_owned(), kib));
     }
 
     /// Whether it was started, and not stopped since.
@@ -94,7 +109,10 @@ impl Program {
     /// When it runs already.
     pub fn spawn(&mut self) {
         assert!(self.process.is_none(), "{} runs already", self.name);
-        let mut command = child::command(&self.program);
+        let mut command = match &self.small_disk {
+            None => child::command(&self.program),
+            Some((dir, kib)) => on_small_disk(&self.program, dir, *kib),
+        };
         command.args(&self.args);
         prepare(&mut command, &self.env);
         self.process = Some(Child::spawn(&self.name, command, &self.log_file()));
@@ -224,11 +242,22 @@ impl Program {
 /// # Panics
 /// When it cannot be started.
 #[must_use]
-pub fn run(name: &str, args: &[&str], env: &[(&str, &str)]) -> Output {
+pub fn run<N: AsRef<str>, V: AsRef<str>>(name: &str, args: &[&str], env: &[(N, V)]) -> Output {
     let mut command = child::command(binary(name));
     command.args(args);
     prepare(&mut command, env);
     command.output().unwrap_or_else(|error| panic!("{name} cannot be started: {error}"))
+}
+
+/// The program in a mount namespace of its own, in which the directory is a file system in memory. Needs no root, but a
+/// kernel that lets users make namespaces, as Debian's does.
+fn on_small_disk(program: &Path, dir: &Path, kib: usize) -> Command {
+    const MOUNT: &str = r#"mount -t tmpfs -o "size=$1k" small "$2" && shift 2 && exec "$@""#;
+    fs::create_dir_all(dir).expect("the directory");
+    let mut command = child::command("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-c", MOUNT, "sh"]);
+    command.arg(kib.to_string()).arg(dir).arg(program);
+    command
 }
 
 fn binary(name: &str) -> PathBuf {

@@ -272,16 +272,12 @@ log_format = "{log_format}"
     }
 }
 
-/// `processor SUBCOMMAND --pipeline … --config …`, run to its end.
-pub fn processor(site: &Site, subcommand: &str, instance: &Instance, sink: &Sink, more: &[&str]) -> Output {
+/// `processor SUBCOMMAND --pipeline … --config …` in the environment of an instance, run to its end.
+pub fn processor(site: &Site, subcommand: &str, instance: &Instance, more: &[&str]) -> Output {
     let config = instance.config.display().to_string();
     let args: Vec<&str> =
         [subcommand, "--pipeline", &site.name, "--config", &config].iter().chain(more).copied().collect();
-    let mut env = secrets();
-    if let Sink::Postgres(url) | Sink::Http(url) = sink {
-        env.push((SINK_URL, url));
-    }
-    process::run("processor", &args, &env)
+    process::run("processor", &args, instance.program.environment())
 }
 
 /// Every secret that the configuration refers to, but the sink's.

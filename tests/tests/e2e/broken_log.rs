@@ -42,7 +42,7 @@ fn records_that_are_deleted_before_they_are_folded_stop_the_partition() {
     instance.program.kill();
 
     // What the log lacks stands in the journal alone, which a rebuild would delete.
-    let rebuilt = processor(&site, "rebuild", &instance, &sink, &[]);
+    let rebuilt = processor(&site, "rebuild", &instance, &[]);
     assert_eq!(rebuilt.status.code(), Some(2));
     assert!(
         stderr(&rebuilt).contains("partition 0 of unread.events starts at offset"),

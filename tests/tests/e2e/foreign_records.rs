@@ -137,7 +137,7 @@ fn records_of_another_producer_are_dead_lettered_or_counted_and_never_a_stall() 
         let expected = if is_no_event(reason) { 2 * alike } else { alike };
         assert_eq!(times, expected, "`{reason}` in {said:#?}");
     }
-    let verified = processor(&site, "verify", &instance, &sink, &[]);
+    let verified = processor(&site, "verify", &instance, &[]);
     assert_eq!(verified.status.code(), Some(0), "{}{}", stdout(&verified), stderr(&verified));
     // Not one restart of a lane, but for the sink's refusal.
     let recoveries = instance.program.metrics();

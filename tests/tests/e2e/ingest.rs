@@ -24,12 +24,28 @@ const UNDER_WAY: usize = 8;
 fn every_200_is_in_the_log_though_ingest_is_killed_under_load() {
     let site = Site::new("killed", Kafka::shared(), 2);
     let mut ingest = site.ingest().started();
+    let mut readings = Vec::new();
     let acknowledged = under_load(&site, |acknowledged| {
-        let enough = || (acknowledged() >= 200).then_some(());
-        wait::until("200 acknowledgements", PATIENCE, enough);
+        wait::until("200 acknowledgements", PATIENCE, || {
+            readings.push(site.events());
+            (acknowledged() >= 200).then_some(())
+        });
         ingest.kill();
     });
-    assert_in_log(&site.events(), &acknowledged);
+    let log = site.events();
+    assert_in_log(&log, &acknowledged);
+    // Who reads meanwhile sees what is there in the end, as far as it is there yet.
+    let of = |records: &[Record], partition: i32| -> Vec<_> {
+        let of = records.iter().filter(|record| record.partition == partition);
+        of.map(|record| (record.offset, record.value.clone())).collect()
+    };
+    for partition in 0..2 {
+        let last = of(&log, partition);
+        for reading in &readings {
+            assert!(last.starts_with(&of(reading, partition)), "partition {partition} was another one");
+        }
+    }
+    assert!(readings.iter().any(|reading| !reading.is_empty()));
 
     // And it goes on after a restart.
     ingest.spawn();

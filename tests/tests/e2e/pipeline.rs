@@ -71,7 +71,7 @@ fn each_event_is_in_postgres_once_and_in_sequence_though_one_of_two_instances_is
     assert_none(&check::verdicts(&expected.verdicts, &counted, 0));
     assert_dead_letters(&plan, &site.dead_letters());
 
-    let verified = processor(&site, "verify", &a, &sink, &["--output", "json"]);
+    let verified = processor(&site, "verify", &a, &["--output", "json"]);
     assert_eq!(verified.status.code(), Some(0), "{}{}", stdout(&verified), stderr(&verified));
     let proofs: Value = serde_json::from_str(&stdout(&verified)).unwrap();
     let sum = |field: &str| {
@@ -92,7 +92,7 @@ fn each_event_is_in_postgres_once_and_in_sequence_though_one_of_two_instances_is
     let sql = "DELETE FROM hookline_events WHERE ctid = (SELECT min(ctid) FROM hookline_events) \
                RETURNING log_partition";
     let partition = query(url, sql)[0][0].clone().unwrap();
-    let verified = processor(&site, "verify", &a, &sink, &[]);
+    let verified = processor(&site, "verify", &a, &[]);
     assert_eq!(verified.status.code(), Some(1), "{}{}", stdout(&verified), stderr(&verified));
     let explained = stdout(&verified);
     let line = explained.lines().find(|line| line.starts_with(&format!("partition {partition}: ")));
@@ -132,7 +132,7 @@ fn each_output_is_in_kafka_once_and_in_order_though_the_processor_is_killed() {
     assert_none(&check::verdicts(&expected.verdicts, &counted, 0));
     assert_none(&check::rows(&plan.entities, &output_rows(&outputs())));
     assert_dead_letters(&plan, &site.dead_letters());
-    let verified = processor(&site, "verify", &instance, &sink, &[]);
+    let verified = processor(&site, "verify", &instance, &[]);
     assert_eq!(verified.status.code(), Some(0), "{}{}", stdout(&verified), stderr(&verified));
 }
 
@@ -172,7 +172,7 @@ fn a_lost_state_directory_is_restored_from_the_journal_and_nothing_is_applied_tw
     assert_none(&check::verdicts(&expected, &counted, 0));
     assert_none(&check::rows(&plan.entities, &rows(&url)));
     assert_none(&check::entities(&plan.entities, &entity_rows(&url)));
-    let verified = processor(&site, "verify", &instance, &sink, &[]);
+    let verified = processor(&site, "verify", &instance, &[]);
     assert_eq!(verified.status.code(), Some(0), "{}{}", stdout(&verified), stderr(&verified));
 }
 

@@ -43,7 +43,7 @@ fn a_sink_from_an_older_backup_stops_the_pipeline_and_a_rebuild_applies_what_it_
         rows
     };
 
-    let running = processor(&site, "rebuild", &instance, &sink, &["--wait", "1s"]);
+    let running = processor(&site, "rebuild", &instance, &["--wait", "1s"]);
     assert_eq!(running.status.code(), Some(2));
     let text = stderr(&running);
     assert!(
@@ -61,10 +61,10 @@ fn a_sink_from_an_older_backup_stops_the_pipeline_and_a_rebuild_applies_what_it_
     assert_eq!(row_count(&url), 6);
     instance.program.terminate();
 
-    let tried = processor(&site, "rebuild", &instance, &sink, &["--dry-run"]);
+    let tried = processor(&site, "rebuild", &instance, &["--dry-run"]);
     assert_eq!(tried.status.code(), Some(0), "{}", stderr(&tried));
     assert_eq!(stdout(&tried).matches("would delete").count(), 2, "{}", stdout(&tried));
-    let rebuilt = processor(&site, "rebuild", &instance, &sink, &[]);
+    let rebuilt = processor(&site, "rebuild", &instance, &[]);
     assert_eq!(rebuilt.status.code(), Some(0), "{}", stderr(&rebuilt));
     assert!(stdout(&rebuilt).contains("its next start folds the event log from its beginning"));
 
@@ -77,6 +77,6 @@ fn a_sink_from_an_older_backup_stops_the_pipeline_and_a_rebuild_applies_what_it_
     found.retain(|row| !row.event_id.starts_with("evt_7"));
     assert_eq!(found, sorted(right));
     assert_eq!(site.dead_letters().len(), dead);
-    let verified = processor(&site, "verify", &instance, &sink, &[]);
+    let verified = processor(&site, "verify", &instance, &[]);
     assert_eq!(verified.status.code(), Some(0), "{}{}", stdout(&verified), stderr(&verified));
 }

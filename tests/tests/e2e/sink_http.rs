@@ -69,7 +69,7 @@ fn every_event_arrives_in_its_entitys_order_whatever_fails() {
     }
 
     // Nothing is counted at a receiver; the other books agree.
-    let verified = processor(&site, "verify", &instance, &sink, &[]);
+    let verified = processor(&site, "verify", &instance, &[]);
     assert_eq!(verified.status.code(), Some(0), "{}{}", stdout(&verified), stderr(&verified));
     assert_nothing_leaked(&[instance.program.log_text()], &[TOKEN]);
 }

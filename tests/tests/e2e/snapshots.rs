@@ -48,9 +48,9 @@ fn the_journal_is_trimmed_and_a_killed_instance_with_an_empty_disk_goes_on_from_
     });
     assert_applied_once(&site, &url, &mut instance.program, &load.finish());
 
-    let verified = processor(&site, "verify", &instance, &sink, &[]);
+    let verified = processor(&site, "verify", &instance, &[]);
     assert_eq!(verified.status.code(), Some(0), "{}{}", stdout(&verified), stderr(&verified));
-    let status = processor(&site, "status", &instance, &sink, &[]);
+    let status = processor(&site, "status", &instance, &[]);
     assert_eq!(stdout(&status).matches("only").count(), 2, "an owner each: {}", stdout(&status));
 
     // Without its snapshot, a trimmed journal says so and applies nothing.
@@ -64,11 +64,11 @@ fn the_journal_is_trimmed_and_a_killed_instance_with_an_empty_disk_goes_on_from_
 
     // The event log has all that is needed to make both anew.
     instance.program.terminate();
-    let rebuilt = processor(&site, "rebuild", &instance, &sink, &[]);
+    let rebuilt = processor(&site, "rebuild", &instance, &[]);
     assert_eq!(rebuilt.status.code(), Some(0), "{}", stderr(&rebuilt));
     instance.program.spawn();
     instance.program.wait_ready();
-    let verified = processor(&site, "verify", &instance, &sink, &[]);
+    let verified = processor(&site, "verify", &instance, &[]);
     assert_eq!(verified.status.code(), Some(0), "{}{}", stdout(&verified), stderr(&verified));
     assert_eq!(row_count(&url), rows);
 }
@@ -99,7 +99,7 @@ fn a_journal_whose_start_is_hidden_by_an_open_transaction_is_waited_for() {
     instance.program.wait_ready();
     assert_applied_once(&site, &url, &mut instance.program, &load.finish());
     assert!(!instance.program.log_text().contains("the journal is gone"), "{}", instance.program.log_text());
-    let verified = processor(&site, "verify", &instance, &sink, &[]);
+    let verified = processor(&site, "verify", &instance, &[]);
     assert_eq!(verified.status.code(), Some(0), "{}{}", stdout(&verified), stderr(&verified));
 }
 

@@ -16,7 +16,7 @@ fn topics_are_created_with_the_settings_that_the_guarantees_need() {
     let mut instance = site.instance("only", &sink);
 
     // A dry run prints them and creates nothing.
-    let printed = processor(&site, "run", &instance, &sink, &["--dry-run"]);
+    let printed = processor(&site, "run", &instance, &["--dry-run"]);
     assert_eq!(printed.status.code(), Some(0), "{}", stderr(&printed));
     let own = [
         "created.events",
@@ -93,7 +93,7 @@ fn a_topic_that_is_not_as_it_must_be_is_refused_with_what_to_do() {
         kafka.create_topic(&site.topic(), partitions, settings);
         let sink = Sink::Kafka(format!("{name}.applied"));
         let instance = site.instance("only", &sink);
-        let output = processor(&site, "run", &instance, &sink, &[]);
+        let output = processor(&site, "run", &instance, &[]);
         assert_eq!(output.status.code(), Some(2), "{name}: {}", stderr(&output));
         for part in expected {
             assert!(stderr(&output).contains(part), "{name}: `{part}` is not in {}", stderr(&output));
@@ -116,7 +116,7 @@ fn a_sinks_topic_with_another_partition_count_is_refused() {
     Kafka::shared().create_topic("output.applied", 5, &[]);
     let sink = Sink::Kafka("output.applied".to_owned());
     let instance: Instance = site.instance("only", &sink);
-    let output = processor(&site, "run", &instance, &sink, &[]);
+    let output = processor(&site, "run", &instance, &[]);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
     assert!(stderr(&output).contains("topic output.applied has 5 partitions"), "{}", stderr(&output));
 }
