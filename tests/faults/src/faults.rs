@@ -1,5 +1,6 @@
 //! The faults, one by one. Each leaves a world that can come to rest by itself.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
@@ -7,11 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hookline_tests::damage::{Damage, files};
+use hookline_tests::http::Client;
+use hookline_tests::kafka_read::committed_offsets;
 use hookline_tests::kafka_topics::{coordinator, leader};
+use hookline_tests::postgres::{Backup, connect, query};
+use hookline_tests::process::Program;
 use hookline_tests::proxy::Way;
-use hookline_tests::site::{PATIENCE, SESSION};
+use hookline_tests::site::{Instance, PATIENCE, SESSION, processor, row_count, stderr};
 use hookline_tests::wait;
-use processor::failpoint::{Point, VARIABLE};
+use processor::failpoint::{LATER_FOLD, Point, VARIABLE};
 use sandbox::rng::Rng;
 
 use crate::damage::{damage, leave_half_made};
@@ -25,6 +30,10 @@ const AWAY: Duration = Duration::from_secs(5);
 const LATE: Duration = Duration::from_millis(100);
 /// What is still under way when brokers are killed may be answered so long.
 const GRACE: Duration = Duration::from_secs(1);
+/// Webhooks applied, enough for checkpoints of most partitions.
+const SOME: usize = 50;
+/// Disks that are full when the first file is made, when a database is, or some time later; in KiB.
+const SMALL_DISKS: [usize; 3] = [4, 24, 60];
 /// The signal of `kill -9`.
 const KILLED: i32 = 9;
 
@@ -44,7 +53,11 @@ pub(crate) fn all() -> Vec<Fault> {
         .iter()
         .map(|(point, name)| {
             let (point, name) = (*point, *name);
-            fault(format!("kill-{name}"), "a processor dies at this place", move |w| die_at(w, point, name))
+            fault(format!("kill-{name}"), "a processor dies at this place", move |w| {
+                let n = w.running();
+                die_at(w, n, point, name);
+                w.instances[n].program.spawn();
+            })
         })
         .collect();
     let mut add = |name: &str, what, inject: fn(&mut World)| all.push(fault(name.to_owned(), what, inject));
@@ -100,6 +113,21 @@ pub(crate) fn all() -> Vec<Fault> {
         w.pass(AWAY);
         w.postgres.restart();
     });
+    add("event-refused", "PostgreSQL refuses an event for good", refuse_event);
+    add("older-backup", "PostgreSQL comes back from an older backup, and then from a newer one", |w| {
+        let newer = restore_older(w);
+        w.postgres.kill();
+        w.postgres.restore(&newer);
+        w.postgres.restart();
+    });
+    add(
+        "older-backup-rebuilt",
+        "PostgreSQL comes back from an older backup, and the pipeline is rebuilt",
+        |w| {
+            restore_older(w);
+            rebuild(w);
+        },
+    );
     add("kill-broker", "a broker is killed and comes back", |w| {
         let broker = w.broker();
         kill_broker(w, broker);
@@ -141,6 +169,25 @@ pub(crate) fn all() -> Vec<Fault> {
         w.pass(3 * AWAY);
         w.network.iter().for_each(|proxy| proxy.set(Way::Open));
     });
+    add("configuration-changed", "a processor is killed, and comes back with another fold", |w| {
+        let n = w.running();
+        let (window, held) = (60 + w.rng.below(60), 1_000 + w.rng.below(1_000));
+        die_at(w, n, Point::SinkApplied, "sink-applied");
+        let config = &w.instances[n].config;
+        let text = fs::read_to_string(config).expect("the configuration");
+        let changed = text.lines().map(|line| match line.starts_with("fold = ") {
+            true => format!("fold = {{ window = \"{window}s\", held_events_max = {held} }}\n"),
+            false => format!("{line}\n"),
+        });
+        fs::write(config, changed.collect::<String>()).expect("the configuration");
+        w.instances[n].program.spawn();
+    });
+    add(
+        "upgrade-rolled-back",
+        "a processor with a later fold goes back, which is refused, and forth",
+        upgrade,
+    );
+    add("disk-full", "a processor is killed, and comes back with a disk that becomes full", full_disk);
     add("disk-half-made", "local state has the rest of a half-made snapshot", |w| {
         with_stopped_state(w, |state_dir, _| leave_half_made(state_dir));
     });
@@ -160,9 +207,8 @@ fn fault(name: String, what: &'static str, inject: impl Fn(&mut World) + 'static
     Fault { name, what, inject: Arc::new(inject) }
 }
 
-/// A processor dies at a place, and comes back.
-fn die_at(w: &mut World, point: Point, name: &str) {
-    let n = w.running();
+/// A processor dies at a place.
+fn die_at(w: &mut World, n: usize, point: Point, name: &str) {
     let times = match point {
         // Passed a few times at each start, or seldom.
         Point::Rebalancing | Point::StoreOpened | Point::ChunkWritten | Point::JournalTrimmed => 1,
@@ -181,7 +227,132 @@ fn die_at(w: &mut World, point: Point, name: &str) {
     let status = program.wait(PATIENCE);
     assert_eq!(status.signal(), Some(KILLED), "it did not die at {name}: {status}");
     program.set_env(VARIABLE, None);
+}
+
+/// An event of a source that the load does not use: each processor that has it must dead-letter it, and go on.
+fn refuse_event(w: &mut World) {
+    const ALTER: &str = "ALTER TABLE hookline_events";
+    query(&w.url, &format!("{ALTER} ADD CONSTRAINT refused CHECK (event_id NOT LIKE 'refused-%') NOT VALID"));
+    let id = format!("refused-{}", w.refused.len());
+    let client = Client::new();
+    wait::until("a 200", PATIENCE, || (w.site.post_fleet(&client, &id).status == 200).then_some(()));
+    let n = w.running();
+    w.instances[n].program.kill();
+    w.instances[n].program.spawn();
+    wait::until("a dead letter", PATIENCE, || {
+        let letters = w.site.dead_letters();
+        letters.iter().any(|letter| letter.header("ce_id").as_ref() == Some(&id)).then_some(())
+    });
+    query(&w.url, &format!("{ALTER} DROP CONSTRAINT refused"));
+    w.refused.push(id);
+}
+
+/// Puts an older backup in the place of PostgreSQL's data: the processors must say so, and apply nothing. Returns a
+/// newer one.
+fn restore_older(w: &mut World) -> Backup {
+    w.postgres.kill();
+    let older = w.postgres.back_up();
+    w.postgres.restart();
+    checkpoints_beyond(w);
+    w.postgres.kill();
+    let newer = w.postgres.back_up();
+    w.postgres.restore(&older);
+    w.postgres.restart();
+    let rows = row_count(&w.url);
+    w.wait_said("restored from an older backup");
+    w.pass(AWAY);
+    assert_eq!(row_count(&w.url), rows, "rows were added to an older backup");
+    newer
+}
+
+/// Waits until, of each partition that has rows, the journal knows of later ones than the sink has now.
+fn checkpoints_beyond(w: &World) {
+    let fences = || -> BTreeMap<i32, i64> {
+        let fences = connect(&w.url).query("SELECT log_partition, effect_offset FROM hookline_fence", &[]);
+        fences
+            .expect("fences")
+            .iter()
+            .map(|row| (row.get(0), row.get(1)))
+            .filter(|(_, offset)| *offset >= 0)
+            .collect()
+    };
+    let before = fences();
+    let after = wait::until("fences further on", PATIENCE, || {
+        let now = fences();
+        now.iter().all(|(partition, offset)| before.get(partition) < Some(offset)).then_some(now)
+    });
+    wait::until("checkpoints beyond them", PATIENCE, || {
+        let committed = committed_offsets(w.site.bootstrap(), &w.site.topic(), &format!("hookline.{NAME}"));
+        after.iter().all(|(partition, offset)| committed.get(partition) > Some(offset)).then_some(())
+    });
+}
+
+/// What an operator does whose backup is older than the journal.
+fn rebuild(w: &mut World) {
+    let running = w.all_running();
+    for n in &running {
+        w.instances[*n].program.terminate();
+    }
+    let done = processor(&w.site, "rebuild", &w.instances[0], &["--wait", "60s"]);
+    assert!(done.status.success(), "rebuild: {}", stderr(&done));
+    for n in running {
+        w.instances[n].program.spawn();
+    }
+}
+
+/// An upgrade to a later fold, under load; the former program must stop where the later one was, not decide by rules
+/// that it does not have.
+fn upgrade(w: &mut World) {
+    let n = w.running();
+    let version = |w: &mut World, later: u32| {
+        let program = &mut w.instances[n].program;
+        program.terminate();
+        program.set_env(LATER_FOLD, Some(&later.to_string()));
+        let logged = program.log_text().len();
+        program.spawn();
+        logged
+    };
+    let logged = version(w, w.later_fold + 1);
+    // A partition has the later one's configuration as soon as it is claimed.
+    wait_logged(&w.instances[n].program, logged, "partition claimed");
+    w.wait_applied(SOME);
+    version(w, w.later_fold);
+    w.wait_said("run the newer program");
+    w.later_fold += 1;
+    for instance in &mut w.instances {
+        let was_running = instance.program.is_running();
+        if was_running {
+            instance.program.terminate();
+        }
+        instance.program.set_env(LATER_FOLD, Some(&w.later_fold.to_string()));
+        if was_running {
+            instance.program.spawn();
+        }
+    }
+}
+
+/// The disk is full, sooner or later: local state is given up, and the pipeline goes on without it.
+fn full_disk(w: &mut World) {
+    let n = w.running();
+    let kib = SMALL_DISKS[w.rng.below(SMALL_DISKS.len())];
+    let Instance { program, state_dir, .. } = &mut w.instances[n];
+    program.kill();
+    program.set_small_disk(Some((state_dir, kib)));
+    let logged = program.log_text().len();
     program.spawn();
+    wait_logged(program, logged, "No space left on device");
+    w.wait_applied(SOME);
+    let program = &mut w.instances[n].program;
+    program.kill();
+    program.set_small_disk(None);
+    program.spawn();
+}
+
+/// Waits until a program says something that is not in the first so many bytes of its log.
+fn wait_logged(program: &Program, after: usize, text: &str) {
+    wait::until(&format!("“{text}”"), PATIENCE, || {
+        program.log_text()[after..].contains(text).then_some(())
+    });
 }
 
 /// A processor that has local state is killed, and comes back after something was done to that.

@@ -1,7 +1,10 @@
 //! Compares what the sink has with what was answered with 200, knowing nothing of the processor's own books; then
 //! those books must agree, too.
 
+use std::collections::BTreeSet;
+
 use hookline_tests::load::differences;
+use hookline_tests::postgres::query;
 use hookline_tests::site::{PATIENCE, processor, row_count, stderr, stdout};
 use hookline_tests::wait;
 use sandbox::check::{Difference, Kind};
@@ -38,7 +41,7 @@ impl Found {
 
 /// Stops the load, waits until all of it is applied, or is not, and compares.
 pub(crate) fn judge(world: World) -> Found {
-    let World { site, sink, mut instances, load, url, .. } = world;
+    let World { site, mut instances, load, url, refused, .. } = world;
     let plans = load.finish();
     let acknowledged = plans.iter().map(|plan| plan.applied.len()).sum();
     wait::within(PATIENCE, || (row_count(&url) >= acknowledged).then_some(()));
@@ -49,10 +52,20 @@ pub(crate) fn judge(world: World) -> Found {
     let out_of_order = count(&[Kind::WrongOrder, Kind::WrongPosition]);
     let mut other = differences.len() - lost - twice - out_of_order;
     let mut lines: Vec<String> = differences.iter().take(SHOWN_MAX).map(Difference::to_string).collect();
-    let verified = processor(&site, "verify", &instances[0], &sink, &[]);
-    if !verified.status.success() {
+    let refused_rows = query(&url, "SELECT event_id FROM hookline_events WHERE event_id LIKE 'refused-%'");
+    let dead_letters: Vec<_> = site.dead_letters().iter().map(|letter| letter.header("ce_id")).collect();
+    let refused: Vec<_> = refused.into_iter().map(Some).collect();
+    if !refused_rows.is_empty() || dead_letters.iter().collect::<BTreeSet<_>>() != refused.iter().collect() {
         other += 1;
-        lines.push(format!("processor verify: {}{}", stdout(&verified), stderr(&verified)));
+        lines.push(format!("refused {refused:?}, dead letters {dead_letters:?}, applied {refused_rows:?}"));
+    }
+    // Each compares with the local state that it has.
+    for instance in &instances {
+        let verified = processor(&site, "verify", instance, &[]);
+        if !verified.status.success() {
+            other += 1;
+            lines.push(format!("processor verify: {}{}", stdout(&verified), stderr(&verified)));
+        }
     }
     for instance in instances.iter_mut().filter(|instance| instance.program.is_running()) {
         instance.program.terminate();

@@ -34,12 +34,15 @@ pub(crate) struct World {
     pub(crate) network: [Proxy; 3],
     pub(crate) postgres: Postgres,
     pub(crate) site: Site,
-    pub(crate) sink: Sink,
     pub(crate) ingest: Program,
     pub(crate) instances: Vec<Instance>,
     pub(crate) load: Load,
     /// The connection string of the sink.
     pub(crate) url: String,
+    /// Ids of events that the sink refused for good.
+    pub(crate) refused: Vec<String>,
+    /// By how much the fold's version of the programs is higher than it is.
+    pub(crate) later_fold: u32,
 }
 
 impl World {
@@ -70,11 +73,12 @@ impl World {
             network,
             postgres,
             site,
-            sink,
             ingest,
             instances,
             load,
             url,
+            refused: Vec::new(),
+            later_fold: 0,
         };
         world.settle();
         world
@@ -106,15 +110,25 @@ impl World {
             instance.program.wait_ready();
         }
         self.load.wait_accepted(SETTLED);
-        let before = row_count(&self.url);
-        wait::until("webhooks applied", PATIENCE, || {
-            (row_count(&self.url) >= before + SETTLED).then_some(())
-        });
+        self.wait_applied(SETTLED);
         let twice = query(
             &self.url,
             "SELECT source, connection, event_id FROM hookline_events GROUP BY 1, 2, 3 HAVING count(*) > 1",
         );
         assert!(twice.is_empty(), "applied twice: {twice:?}");
+    }
+
+    /// Waits until so many webhooks more are applied.
+    pub(crate) fn wait_applied(&self, more: usize) {
+        let goal = row_count(&self.url) + more;
+        wait::until("webhooks applied", PATIENCE, || (row_count(&self.url) >= goal).then_some(()));
+    }
+
+    /// Waits until `/readyz` of some running instance says this.
+    pub(crate) fn wait_said(&self, text: &str) {
+        let says = |n: usize| self.instances[n].program.readyz().is_some_and(|(_, said)| said.contains(text));
+        let what = format!("“{text}” from a processor");
+        wait::until(&what, PATIENCE, || self.all_running().into_iter().any(says).then_some(()));
     }
 
     /// A running instance.
