@@ -6,12 +6,15 @@
 
 mod sink_contract;
 
+use std::env;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hookline_tests::postgres::Postgres;
 use postgres::{Client, NoTls, Row};
 use processor::position::Epoch;
 use processor::sink::{self, Sink, SinkError};
@@ -27,7 +30,7 @@ promises!(Schema::new());
 remote::promises!(Schema::new());
 
 fn server_url() -> String {
-    hookline_tests::postgres::Postgres::shared().url()
+    Postgres::shared().url()
 }
 
 fn admin() -> Client {
@@ -384,6 +387,43 @@ fn tls_that_the_server_does_not_offer_halts() {
         let message = halted(open(&Schema::new().via(with_parameter(&format!("sslmode={mode}")))));
         assert!(message.contains("offers no TLS"), "{message}");
     }
+}
+
+const TLS_URL: &str = "HOOKLINE_TEST_TLS_URL";
+
+/// The certificate to trust comes from the environment, so from that of a process of its own.
+#[test]
+fn tls_verifies_the_certificate_and_the_hosts_name() {
+    let server = Postgres::start_secured();
+    // The names in the certificate: localhost alone.
+    for (host, mode, trusted, is_let_in) in [
+        ("localhost", "verify-full", true, true),
+        ("localhost", "require", true, true),
+        ("localhost", "prefer", true, true),
+        ("127.0.0.1", "verify-full", true, false),
+        ("localhost", "verify-full", false, false),
+        ("localhost", "require", false, false),
+        ("localhost", "disable", false, true),
+    ] {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(["--exact", "--ignored", "a_sink_opens_by_tls"]);
+        command.env(TLS_URL, server.url_by(host, &format!("sslmode={mode}")));
+        if trusted {
+            command.env("SSL_CERT_FILE", server.certificate());
+        }
+        let ended = command.output().unwrap();
+        let text = String::from_utf8_lossy(&ended.stdout);
+        assert!(text.contains("running 1 test"), "{text}");
+        assert_eq!(ended.status.success(), is_let_in, "{host} {mode} trusted {trusted}: {text}");
+        assert!(is_let_in || text.contains("certificate"), "{host} {mode} trusted {trusted}: {text}");
+    }
+}
+
+#[test]
+#[ignore = "the test before this one runs it, in another environment"]
+fn a_sink_opens_by_tls() {
+    let opened = open(&Schema::new().via(env::var(TLS_URL).unwrap()));
+    opened.unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]

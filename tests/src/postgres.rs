@@ -2,8 +2,9 @@
 //!
 //! PostgreSQL refuses to run as root; there it runs as `postgres`, the user that Debian's package makes.
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,7 +15,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::child::{self, Child};
-use crate::{ports, setup, wait};
+use crate::{ports, setup, tls, wait};
 
 const START_TIME_LIMIT: Duration = Duration::from_secs(60);
 const STOP_TIME_LIMIT: Duration = Duration::from_secs(60);
@@ -50,6 +51,27 @@ impl Postgres {
         postgres
     }
 
+    /// The same, and it offers TLS with a certificate that only [`Postgres::certificate`] vouches for.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn start_secured() -> Self {
+        let postgres = Self::start();
+        let files = tls::write_certificate(postgres.scratch.path());
+        // PostgreSQL refuses a key that others may read.
+        fs::set_permissions(&files[1], Permissions::from_mode(0o600)).expect("the key's permissions");
+        child::give_to(ROOT_RUNS_AS, "postgresql", &files);
+        for (name, file) in ["ssl_cert_file", "ssl_key_file"].iter().zip(&files) {
+            query(&postgres.url(), &format!("ALTER SYSTEM SET {name} = '{}'", file.display()));
+        }
+        query(&postgres.url(), "ALTER SYSTEM SET ssl = on");
+        query(&postgres.url(), "SELECT pg_reload_conf()");
+        let is_on = || (query(&postgres.url(), "SHOW ssl")[0][0].as_deref() == Some("on")).then_some(());
+        wait::until("TLS", START_TIME_LIMIT, is_on);
+        postgres
+    }
+
     /// The server that all tests of one binary share, started when first asked for; each takes its own
     /// database. Tests that stop their server start their own.
     pub fn shared() -> &'static Self {
@@ -57,10 +79,22 @@ impl Postgres {
         SHARED.get_or_init(Self::start)
     }
 
+    /// The file with the certificate to trust, in PEM. It is for `localhost`; none unless the server is secured.
+    #[must_use]
+    pub fn certificate(&self) -> PathBuf {
+        self.scratch.path().join(tls::CERTIFICATE)
+    }
+
     /// The connection URL of the database `postgres`.
     #[must_use]
     pub fn url(&self) -> String {
         self.url_of("postgres")
+    }
+
+    /// The connection URL of the database `postgres` by another name of the host, and with parameters.
+    #[must_use]
+    pub fn url_by(&self, host: &str, parameters: &str) -> String {
+        format!("postgres://{USER}@{host}:{}/postgres?{parameters}", self.port)
     }
 
     /// The connection URL of a database.
