@@ -16,6 +16,7 @@ mod ingest;
 mod machine;
 mod outcome;
 mod processor;
+mod sinks;
 mod soak;
 mod stats;
 mod usage;
@@ -46,8 +47,12 @@ enum Bench {
     Ingest(ingest::Options),
     /// Events per second of `processor run`, from a filled log to a sink.
     Processor(processor::Options),
+    /// From the append of an event until its row or record is visible, at a steady rate.
+    Latency(processor::latency::Options),
     /// From `kill -9` until a processor with much state goes on, with its disk and without.
     Restart(processor::restart::Options),
+    /// Events per second that sinks take, against their databases' own bulk ways.
+    Sinks(sinks::Options),
     /// Both for hours at a steady rate, with restarts: what grows?
     Soak(soak::Options),
 }
@@ -59,7 +64,9 @@ fn main() -> anyhow::Result<()> {
     let mut figures = match &cli.bench {
         Bench::Ingest(options) => serde_json::to_value(ingest::run(options)?)?,
         Bench::Processor(options) => serde_json::to_value(processor::run(options)?)?,
+        Bench::Latency(options) => serde_json::to_value(processor::latency::run(options)?)?,
         Bench::Restart(options) => serde_json::to_value(processor::restart::run(options)?)?,
+        Bench::Sinks(options) => serde_json::to_value(sinks::run(options)?)?,
         Bench::Soak(options) => serde_json::to_value(soak::run(options)?)?,
     };
     if let Value::Object(fields) = &mut figures {

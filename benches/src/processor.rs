@@ -6,6 +6,7 @@
 //! before the first event. The first run warms the broker up and is not counted.
 
 mod fill;
+pub(crate) mod latency;
 pub(crate) mod restart;
 
 use std::fs;
