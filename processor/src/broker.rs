@@ -126,11 +126,17 @@ pub trait Journal: Send {
     /// The transaction is lost.
     fn write(&mut self, partition: i32, record: &[u8]) -> Result<(), BrokerError>;
 
-    /// Writes an applied event to the output topic of a Kafka sink.
+    /// Writes an applied event to an output topic of a Kafka sink, without its body where that is to delete.
     ///
     /// # Errors
     /// The transaction is lost.
-    fn output(&mut self, topic: &str, partition: i32, effect: &Effect) -> Result<(), BrokerError>;
+    fn output(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        effect: &Effect,
+        deletes: bool,
+    ) -> Result<(), BrokerError>;
 
     /// Writes a dead letter.
     ///

@@ -16,6 +16,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use shared::admin::Health;
+use shared::config::KafkaSinkConfig;
 
 pub(crate) use self::claim::first_config;
 use crate::broker::{BrokerError, Journal, Log};
@@ -75,8 +76,8 @@ pub struct LaneConfig {
     pub snapshot_after: u64,
     /// A snapshot's chunk is closed when it exceeds this.
     pub snapshot_chunk_bytes: usize,
-    /// The output topic of a Kafka sink.
-    pub output_topic: Option<String>,
+    /// A Kafka sink: its topics, and what deletes.
+    pub outputs: Option<KafkaSinkConfig>,
     /// What spans are called.
     pub names: crate::traces::Names,
 }

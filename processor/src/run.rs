@@ -260,14 +260,14 @@ fn lane_config(config: &Config, name: &str, pipeline: &PipelineConfig, instance:
         checkpoint_records_max: usize::try_from(pipeline.checkpoint.events_max).unwrap_or(usize::MAX),
         snapshot_after: pipeline.checkpoint.snapshot_after.0,
         snapshot_chunk_bytes: crate::snapshot::CHUNK_BYTES,
-        output_topic: pipeline.sink.topic().map(str::to_owned),
+        outputs: pipeline.sink.kafka().cloned(),
         names: Names {
             pipeline: name.to_owned(),
             group: group_name(name),
             topic: config.log.topic.clone(),
             dead_letters: topics::dead_letters_name(name),
-            sink: match (pipeline.sink.topic(), pipeline.sink.database()) {
-                (Some(topic), _) => SinkNames::Topic(topic.to_owned()),
+            sink: match (pipeline.sink.kafka(), pipeline.sink.database()) {
+                (Some(sink), _) => SinkNames::Topic(sink.topic.clone()),
                 (None, Some((system, operation))) => SinkNames::Database { system, operation },
                 (None, None) => SinkNames::None,
             },

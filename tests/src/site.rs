@@ -194,7 +194,7 @@ log_format = "{log_format}"
                 "sink.http = {{ url = \"env:{SINK_URL}\", secrets = [\"env:{}\"] }}",
                 BILLING_SECRET.name
             ),
-            Sink::Kafka(topic) => writeln!(text, "sink.kafka = {{ topic = \"{topic}\" }}"),
+            Sink::Kafka(topic) => writeln!(text, "sink.kafka.topic = \"{topic}\""),
         };
         text
     }

@@ -54,7 +54,7 @@ impl KafkaJournal {
         partition: i32,
         opaque: usize,
         key: Option<&[u8]>,
-        value: &[u8],
+        value: Option<&[u8]>,
         headers: Option<OwnedHeaders>,
     ) -> Result<(), BrokerError> {
         let producer = self.producer.as_ref().ok_or_else(|| BrokerError::Retry("no producer".to_owned()))?;
@@ -62,7 +62,11 @@ impl KafkaJournal {
             producer.begin_transaction().map_err(|e| retry(&e))?;
             self.open = true;
         }
-        let mut record = BaseRecord::with_opaque_to(topic, opaque).partition(partition).payload(value);
+        let mut record: BaseRecord<'_, [u8], [u8], usize> =
+            BaseRecord::with_opaque_to(topic, opaque).partition(partition);
+        if let Some(value) = value {
+            record = record.payload(value);
+        }
         if let Some(key) = key {
             record = record.key(key);
         }
@@ -90,6 +94,7 @@ impl KafkaJournal {
         topic: &str,
         partition: i32,
         effect: &Effect,
+        value: Option<&[u8]>,
         more: &[(&str, &str)],
     ) -> Result<(), BrokerError> {
         let mut headers = OwnedHeaders::new_with_capacity(20);
@@ -103,7 +108,7 @@ impl KafkaJournal {
             headers = headers.insert(Header { key, value: Some(*value) });
         }
         let key = Some(effect.frame.key()).filter(|key| !key.is_empty());
-        self.send(topic, partition, OUTPUT, key, effect.frame.body(), Some(headers))
+        self.send(topic, partition, OUTPUT, key, value, Some(headers))
     }
 }
 
@@ -149,11 +154,18 @@ impl Journal for KafkaJournal {
 
     fn write(&mut self, partition: i32, record: &[u8]) -> Result<(), BrokerError> {
         let topic = self.context.journal.clone();
-        self.send(&topic, partition, JOURNAL, None, record, None)
+        self.send(&topic, partition, JOURNAL, None, Some(record), None)
     }
 
-    fn output(&mut self, topic: &str, partition: i32, effect: &Effect) -> Result<(), BrokerError> {
-        self.send_effect(topic, partition, effect, &[(POSITION, &effect.position.to_string())])
+    fn output(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        effect: &Effect,
+        deletes: bool,
+    ) -> Result<(), BrokerError> {
+        let value = (!deletes).then(|| effect.frame.body());
+        self.send_effect(topic, partition, effect, value, &[(POSITION, &effect.position.to_string())])
     }
 
     fn dead_letter(&mut self, partition: i32, effect: &Effect, reason: &str) -> Result<(), BrokerError> {
@@ -168,7 +180,7 @@ impl Journal for KafkaJournal {
             (POSITION, &*position),
             ("hookline-log-offset", &*offset),
         ];
-        self.send_effect(&topic, partition, effect, &more)
+        self.send_effect(&topic, partition, effect, Some(effect.frame.body()), &more)
     }
 
     fn settle(&mut self) -> Result<Vec<(i32, i64)>, BrokerError> {
@@ -220,7 +232,7 @@ impl Journal for KafkaJournal {
 
     fn chunk(&mut self, partition: i32, chunk: &[u8]) -> Result<(), BrokerError> {
         let topic = self.context.snapshots.clone();
-        self.send(&topic, partition, OUTPUT, None, chunk, None)
+        self.send(&topic, partition, OUTPUT, None, Some(chunk), None)
     }
 
     fn snapshots_end(&mut self, partition: i32) -> Result<i64, BrokerError> {

@@ -42,9 +42,17 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             self.parts.get(&partition).and_then(|p| p.running.as_ref()).map_or(0, |r| r.silent_below);
         let silent_below = if planted(Defect::NotSilent) { 0 } else { silent_below };
         for effect in effects.iter().filter(|effect| effect.position.offset >= silent_below) {
-            match (&effect.action, &self.config.output_topic) {
+            match (&effect.action, &self.config.outputs) {
                 (Action::DeadLetter(reason), _) => self.journal.dead_letter(partition, effect, reason)?,
-                (Action::Apply, Some(topic)) => self.journal.output(topic, partition, effect)?,
+                (Action::Apply, Some(sink)) if sink.is_plain() => {
+                    self.journal.output(&sink.topic, partition, effect, false)?;
+                }
+                (Action::Apply, Some(sink)) => {
+                    // What is applied was read before, as an event.
+                    let Ok(event) = effect.frame.event() else { continue };
+                    let (topic, deletes) = (sink.topic_of(event.source), sink.deletes(event.kind));
+                    self.journal.output(&topic, partition, effect, deletes)?;
+                }
                 (Action::Apply, None) | (Action::Refused, _) => {}
             }
         }

@@ -144,6 +144,10 @@ impl PipelineConfig {
             let message = "is below the deduplication window (`fold.window`) of pipeline";
             return Err(at.error(None, "log.retention", &format!("{message} `{name}`; keep the log longer")));
         }
-        self.sink.resolve(at, &key, log, with_secrets)
+        let names = self.sources.as_ref();
+        let taken =
+            |name: &&str| names.is_none_or(|names| names.iter().any(|taken| taken.get_ref() == *name));
+        let sources = sources.keys().map(String::as_str).filter(taken);
+        self.sink.resolve(at, &key, sources, log, with_secrets)
     }
 }

@@ -1,11 +1,13 @@
 //! `[pipelines.NAME.sink.*]`: where events are applied.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use secrecy::SecretString;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::source::type_matches;
 use super::{ConfigError, LogConfig, Places};
 use crate::secret::SecretRef;
 use crate::units::Span;
@@ -112,16 +114,47 @@ pub struct SqliteSinkConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KafkaSinkConfig {
-    /// The topic. Created with as many partitions as the log has, if it is missing.
+    /// The topic; or, with `{source}` in it, one for each source. Created with as many partitions as the log has, if
+    /// it is missing.
     pub topic: String,
+    /// Event types, exact or with `*` at the end, that delete their entity: their records have no value. With any, the
+    /// topic may be compacted.
+    #[serde(default)]
+    pub deleted: Vec<String>,
+}
+
+/// Stands for a source's name in a topic's.
+const SOURCE: &str = "{source}";
+
+impl KafkaSinkConfig {
+    /// The topic of a source's events.
+    #[must_use]
+    pub fn topic_of(&self, source: &str) -> Cow<'_, str> {
+        match self.topic.contains(SOURCE) {
+            true => Cow::Owned(self.topic.replace(SOURCE, source)),
+            false => Cow::Borrowed(&self.topic),
+        }
+    }
+
+    /// Whether an event becomes a record without a value.
+    #[must_use]
+    pub fn deletes(&self, kind: &str) -> bool {
+        self.deleted.iter().any(|pattern| type_matches(pattern, kind))
+    }
+
+    /// Whether topic and value are the same for every event: then none is looked at.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.deleted.is_empty() && !self.topic.contains(SOURCE)
+    }
 }
 
 impl SinkConfig {
-    /// The topic of a Kafka sink: its outputs are part of the checkpoint's transaction.
+    /// A Kafka sink: its outputs are part of the checkpoint's transaction.
     #[must_use]
-    pub fn topic(&self) -> Option<&str> {
+    pub fn kafka(&self) -> Option<&KafkaSinkConfig> {
         match self {
-            Self::Kafka(sink) => Some(&sink.topic),
+            Self::Kafka(sink) => Some(sink),
             Self::Postgres(_) | Self::Mysql(_) | Self::Mongodb(_) | Self::Http(_) | Self::Sqlite(_) => None,
         }
     }
@@ -138,11 +171,13 @@ impl SinkConfig {
         }
     }
 
-    /// Checks the settings and, `with_secrets`, reads what they refer to. `key` is the pipeline's.
-    pub(super) fn resolve(
+    /// Checks the settings and, `with_secrets`, reads what they refer to. `key` is the pipeline's, `sources` are
+    /// those that it takes.
+    pub(super) fn resolve<'s>(
         &mut self,
         at: &Places<'_>,
         key: &str,
+        sources: impl Iterator<Item = &'s str> + Clone,
         log: &LogConfig,
         with_secrets: bool,
     ) -> Result<(), ConfigError> {
@@ -154,7 +189,7 @@ impl SinkConfig {
             Self::Http(sink) if !(1..=256).contains(&sink.concurrency) => {
                 return Err(at.error(None, &format!("{key}.sink.http.concurrency"), "must be 1 to 256"));
             }
-            Self::Kafka(sink) if sink.topic == log.topic => {
+            Self::Kafka(sink) if sources.clone().any(|source| sink.topic_of(source) == log.topic) => {
                 let message = "is the event log itself; name another topic";
                 return Err(at.error(None, &format!("{key}.sink.kafka.topic"), message));
             }

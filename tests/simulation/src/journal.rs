@@ -272,7 +272,7 @@ impl Journal for SimJournal {
         self.send((Topic::Journal(self.env.pipeline), partition), Body::Journal(Arc::from(record)))
     }
 
-    fn output(&mut self, _: &str, partition: i32, effect: &Effect) -> Result<(), BrokerError> {
+    fn output(&mut self, _: &str, partition: i32, effect: &Effect, _: bool) -> Result<(), BrokerError> {
         self.env.enter("journal.output", false);
         self.effect(Topic::Output(self.env.pipeline), partition, effect, None)
     }

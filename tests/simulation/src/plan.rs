@@ -5,6 +5,7 @@ use std::time::Duration;
 use processor::defect::Defect;
 use processor::fold::FoldConfig;
 use processor::lane::LaneConfig;
+use shared::config::KafkaSinkConfig;
 
 use crate::defects::Planted;
 use crate::events::{self, SimEvent, Traffic};
@@ -66,7 +67,9 @@ impl PipelinePlan {
             checkpoint_records_max: self.checkpoint_records_max,
             snapshot_after: self.snapshot_after,
             snapshot_chunk_bytes: self.snapshot_chunk_bytes,
-            output_topic: self.kafka_sink.then(|| format!("out-{pipeline}")),
+            outputs: self
+                .kafka_sink
+                .then(|| KafkaSinkConfig { topic: format!("out-{pipeline}"), deleted: Vec::new() }),
             names: processor::traces::Names::default(),
         }
     }

@@ -2,9 +2,11 @@
 
 use hookline_tests::http::Client;
 use hookline_tests::kafka::Kafka;
+use hookline_tests::kafka_read::{Isolation, read_all};
 use hookline_tests::{kafka_topics, wait};
+use sandbox::sources::CONNECTIONS;
 
-use crate::common::{Instance, PATIENCE, Sink, Site, processor, stderr, stdout};
+use crate::common::{Instance, PATIENCE, Sink, Site, order, processor, stderr, stdout};
 
 /// A topic's name, partitions and settings, and what the error must say.
 type Case<'a> = (&'a str, i32, &'a [(&'a str, &'a str)], &'a [&'a str]);
@@ -119,4 +121,31 @@ fn a_sinks_topic_with_another_partition_count_is_refused() {
     let output = processor(&site, "run", &instance, &[]);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
     assert!(stderr(&output).contains("topic output.applied has 5 partitions"), "{}", stderr(&output));
+}
+
+#[test]
+fn each_source_has_its_topic_and_what_deletes_is_a_tombstone_under_its_entitys_key() {
+    let site = Site::new("split", Kafka::shared(), 2);
+    let sink = Sink::Kafka("split.{source}".to_owned());
+    let deleted = r#"sink.kafka.deleted = ["purchase_order.deleted"]"#;
+    let mut instance = site.instance_with("split", "only", &sink, deleted);
+    let _ingest = site.ingest().started();
+    instance.program.spawn();
+    instance.program.wait_ready();
+    let client = Client::new();
+    let last = r#"{"id":"evt_2","type":"purchase_order.deleted","sequence":2,"data":{"number":"one"}}"#;
+    for body in [order("evt_1", "one", "1"), last.into()] {
+        assert_eq!(site.post_order(&client, CONNECTIONS[0], &body).status, 200);
+    }
+    assert_eq!(site.post_fleet(&client, "evt_3").status, 200);
+    site.wait_caught_up();
+
+    let outputs = |topic: &str| read_all(site.bootstrap(), topic, Isolation::ReadCommitted);
+    let [written, deleted] = <[_; 2]>::try_from(outputs("split.makini")).unwrap();
+    assert_eq!((&written.value, &deleted.value), (&Some(order("evt_1", "one", "1")), &None));
+    assert_eq!((&written.key, deleted.header("ce_id").as_deref()), (&deleted.key, Some("evt_2")));
+    let fleet: Vec<_> = outputs("split.fleet").iter().map(|record| record.header("ce_id")).collect();
+    assert_eq!(fleet, [Some("evt_3".to_owned())]);
+    let verified = processor(&site, "verify", &instance, &[]);
+    assert_eq!(verified.status.code(), Some(0), "{}", stderr(&verified));
 }
