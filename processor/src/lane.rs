@@ -32,8 +32,6 @@ use crate::tickets::{Ticket, Tickets};
 
 /// Records folded before effects are delivered: small, for latency.
 const BATCH_RECORDS_MAX: usize = 1_000;
-/// Bytes of effects in one batch to a sink.
-const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A checkpoint is cut before its delta exceeds this, so that it fits into a journal record together with
 /// one more entity at its largest.
 const DELTA_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -72,6 +70,8 @@ pub struct LaneConfig {
     pub checkpoint_interval: Duration,
     /// A checkpoint is made at the latest after so many records.
     pub checkpoint_records_max: usize,
+    /// How effects are gathered into batches for the sink.
+    pub batch: BatchLimits,
     /// A snapshot is due when a journal has grown by so many bytes, and by twice the state.
     pub snapshot_after: u64,
     /// A snapshot's chunk is closed when it exceeds this.
@@ -80,6 +80,23 @@ pub struct LaneConfig {
     pub outputs: Option<KafkaSinkConfig>,
     /// What spans are called.
     pub names: crate::traces::Names,
+}
+
+/// How effects are gathered into batches for the sink.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    /// Effects wait for the checkpoint, or until a batch is full; else they are delivered as soon as they are folded.
+    pub waits: bool,
+    /// Effects in one transaction of the sink.
+    pub effects_max: usize,
+    /// Bytes of effects in one batch.
+    pub bytes_max: usize,
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self { waits: false, effects_max: 1_000, bytes_max: 4 * 1024 * 1024 }
+    }
 }
 
 /// What stops a lane's work for a moment or for good; each kind has one way to go on.
@@ -342,7 +359,9 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         if planted(Defect::CheckpointFirst) && self.checkpoint_is_due() {
             self.checkpoint()?;
         }
-        self.deliver()?;
+        if !self.config.batch.waits {
+            self.deliver()?;
+        }
         if self.checkpoint_is_due() {
             self.checkpoint()?;
         }
@@ -424,7 +443,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             self.batch_since = Some(self.clock.now());
         }
         running.effect_bytes += effects.iter().map(|e| e.frame.len()).sum::<usize>();
-        Ok(running.effect_bytes >= BATCH_BYTES_MAX || state.delta_bytes() >= DELTA_BYTES_MAX)
+        Ok(running.effect_bytes >= self.config.batch.bytes_max || state.delta_bytes() >= DELTA_BYTES_MAX)
     }
 
     /// The one way back: what was folded since the last checkpoint is dropped, the producer is replaced, and

@@ -17,7 +17,7 @@ use shared::topics::{self, TopicError};
 use crate::clock::SystemClock;
 use crate::fold::FoldConfig;
 use crate::kafka::{KafkaContext, KafkaJournal, KafkaLog};
-use crate::lane::{Command, Lane, LaneConfig};
+use crate::lane::{BatchLimits, Command, Lane, LaneConfig};
 use crate::membership::{self, Membership};
 use crate::progress::Progress;
 use crate::sink;
@@ -252,12 +252,18 @@ pub fn kafka_context(config: &Config, name: &str, instance: &str, lane: u32) -> 
 }
 
 fn lane_config(config: &Config, name: &str, pipeline: &PipelineConfig, instance: &str) -> LaneConfig {
+    let batch = pipeline.batch();
     LaneConfig {
         pipeline: name.to_owned(),
         instance: instance.to_owned(),
         fold: FoldConfig::of(config, pipeline),
-        checkpoint_interval: pipeline.checkpoint.interval.0,
+        checkpoint_interval: pipeline.checkpoint.interval.0.max(batch.interval.0),
         checkpoint_records_max: usize::try_from(pipeline.checkpoint.events_max).unwrap_or(usize::MAX),
+        batch: BatchLimits {
+            waits: !batch.interval.0.is_zero(),
+            effects_max: usize::try_from(batch.events_max).unwrap_or(usize::MAX),
+            bytes_max: batch.bytes_max.as_len(),
+        },
         snapshot_after: pipeline.checkpoint.snapshot_after.0,
         snapshot_chunk_bytes: crate::snapshot::CHUNK_BYTES,
         outputs: pipeline.sink.kafka().cloned(),

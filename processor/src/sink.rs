@@ -16,9 +16,12 @@ mod postgres;
     feature = "mongodb",
     feature = "mysql",
     feature = "postgres",
+    feature = "snowflake",
     feature = "sqlite"
 ))]
 mod rows;
+#[cfg(feature = "snowflake")]
+mod snowflake;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
@@ -146,6 +149,10 @@ pub fn open(config: &SinkConfig, context: &Context) -> Result<Option<Box<dyn Sin
         SinkConfig::Http(config) => Ok(Some(Box::new(http::Http::open(config, context)?))),
         #[cfg(not(feature = "http"))]
         SinkConfig::Http(_) => Err(left_out("http")),
+        #[cfg(feature = "snowflake")]
+        SinkConfig::Snowflake(config) => Ok(Some(Box::new(snowflake::Snowflake::open(config, context)?))),
+        #[cfg(not(feature = "snowflake"))]
+        SinkConfig::Snowflake(_) => Err(left_out("snowflake")),
         #[cfg(feature = "sqlite")]
         SinkConfig::Sqlite(config) => Ok(Some(Box::new(sqlite::Sqlite::open(config, context)?))),
         #[cfg(not(feature = "sqlite"))]
@@ -165,6 +172,7 @@ pub fn check_built_in(config: &SinkConfig) -> Result<(), SinkError> {
         SinkConfig::Mysql(_) => ("mysql", cfg!(feature = "mysql")),
         SinkConfig::Mongodb(_) => ("mongodb", cfg!(feature = "mongodb")),
         SinkConfig::Http(_) => ("http", cfg!(feature = "http")),
+        SinkConfig::Snowflake(_) => ("snowflake", cfg!(feature = "snowflake")),
         SinkConfig::Sqlite(_) => ("sqlite", cfg!(feature = "sqlite")),
         SinkConfig::Kafka(_) => return Ok(()),
     };

@@ -9,6 +9,7 @@
 pub mod child;
 pub mod collector;
 pub mod damage;
+pub mod fakesnow;
 pub mod ferretdb;
 pub mod http;
 pub mod kafka;

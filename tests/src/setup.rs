@@ -32,6 +32,12 @@ pub fn ferretdb() -> PathBuf {
     test_tools().join("ferretdb/ferretdb")
 }
 
+/// The Python that has the stand-in for Snowflake, which `tests/run sinks` installs.
+#[must_use]
+pub fn fakesnow() -> PathBuf {
+    test_tools().join("fakesnow/bin/python")
+}
+
 /// A program of a Debian package, which may stand where only root looks for it.
 ///
 /// # Panics

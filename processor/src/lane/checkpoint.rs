@@ -39,14 +39,25 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 self.clock.now().saturating_sub(since) >= self.config.checkpoint_interval
                     || self.batch_records >= self.config.checkpoint_records_max
                     || large()
+                    || self.batch_is_full()
             }
             // With no events, only a snapshot goes on.
             None => self.parts.values().any(|part| part.snapshot.is_some()),
         }
     }
 
+    /// Effects that waited are as many as one batch may have.
+    fn batch_is_full(&self) -> bool {
+        let limits = self.config.batch;
+        let mut running = self.parts.values().filter_map(|part| part.running.as_ref());
+        running.any(|r| r.effects.len() >= limits.effects_max || r.effect_bytes >= limits.bytes_max)
+    }
+
     /// Makes all that was folded and delivered final. Everything that was folded is delivered before.
     pub(super) fn checkpoint(&mut self) -> Result<(), Trouble> {
+        if self.config.batch.waits {
+            self.deliver()?;
+        }
         let started = self.clock.now();
         let mut wanted = Vec::new();
         for (partition, part) in &mut self.parts {

@@ -12,9 +12,6 @@ use crate::position::Fence;
 use crate::sink::{Batch, SinkError, is_beyond};
 use crate::store::Stores;
 
-/// Effects in one transaction of the sink.
-const EFFECTS_MAX: usize = 1_000;
-
 impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     /// Delivers all effects that were folded.
     pub(super) fn deliver(&mut self) -> Result<(), Trouble> {
@@ -63,7 +60,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let Some(mut fence) = self.fence_of(partition) else { return Ok(()) };
         let mut pending = effects;
         pending.retain(|effect| effect.action == Action::Apply && is_beyond(effect, fence.position));
-        for batch in pending.chunks(EFFECTS_MAX) {
+        for batch in pending.chunks(self.config.batch.effects_max.max(1)) {
             fence = match self.deliver_batch(partition, fence, batch) {
                 Ok(fence) => fence,
                 Err(SinkError::Refused(_)) => self.deliver_one_by_one(partition, fence, batch)?,

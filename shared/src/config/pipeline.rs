@@ -32,6 +32,8 @@ pub struct PipelineConfig {
     /// The fold's window and limits.
     #[serde(default)]
     pub fold: FoldLimits,
+    /// How events are gathered into batches for the sink; the default depends on the sink: [`Self::batch`].
+    pub batch: Option<BatchConfig>,
     /// When a batch becomes final.
     #[serde(default)]
     pub checkpoint: CheckpointConfig,
@@ -74,6 +76,48 @@ impl Default for FoldLimits {
     }
 }
 
+/// How events are gathered into batches for the sink. A batch goes when one of these is reached, or a checkpoint is
+/// due.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchConfig {
+    /// How long events may wait for others; at most 10 minutes. A checkpoint then comes no more often than this.
+    /// None (`"0s"`): they go as soon as they are folded.
+    pub interval: Span,
+    /// Events in one batch; 1 to 100,000.
+    pub events_max: u32,
+    /// Bytes of events in one batch; 1 KiB to 64 MiB. One event may be larger.
+    pub bytes_max: Size,
+}
+
+impl Default for BatchConfig {
+    fn default() -> Self {
+        Self { interval: Span::secs(0), events_max: 1_000, bytes_max: Size::kib(4 * 1024) }
+    }
+}
+
+impl BatchConfig {
+    /// For a sink that is paid by the time its statements take.
+    #[must_use]
+    pub const fn rare() -> Self {
+        Self { interval: Span::secs(5), events_max: 20_000, bytes_max: Size::kib(16 * 1024) }
+    }
+
+    fn check(&self, at: &Places<'_>, key: &str) -> Result<(), ConfigError> {
+        let error = |name: &str, message: &str| Err(at.error(None, &format!("{key}.{name}"), message));
+        if self.interval > Span::secs(600) {
+            return error("interval", "must be at most \"10m\"");
+        }
+        if !(1..=100_000).contains(&self.events_max) {
+            return error("events_max", "must be 1 to 100000");
+        }
+        if self.bytes_max < Size::kib(1) || self.bytes_max > Size::kib(64 * 1024) {
+            return error("bytes_max", "must be \"1KiB\" to \"64MiB\"");
+        }
+        Ok(())
+    }
+}
+
 /// When a batch becomes final. Whichever comes first.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -103,6 +147,20 @@ pub enum GapPolicy {
 }
 
 impl PipelineConfig {
+    /// How events are gathered into batches: as given, else as suits the sink.
+    #[must_use]
+    pub fn batch(&self) -> BatchConfig {
+        self.batch.clone().unwrap_or_else(|| match self.sink {
+            SinkConfig::Snowflake(_) => BatchConfig::rare(),
+            SinkConfig::Postgres(_)
+            | SinkConfig::Mysql(_)
+            | SinkConfig::Mongodb(_)
+            | SinkConfig::Http(_)
+            | SinkConfig::Sqlite(_)
+            | SinkConfig::Kafka(_) => BatchConfig::default(),
+        })
+    }
+
     /// Whether this pipeline takes a source's events.
     #[must_use]
     pub fn takes(&self, source: &str) -> bool {
@@ -131,6 +189,7 @@ impl PipelineConfig {
         if self.checkpoint.events_max == 0 {
             return Err(at.error(None, &format!("{key}.checkpoint.events_max"), "must be at least 1"));
         }
+        self.batch().check(at, &format!("{key}.batch"))?;
         let fold = &self.fold;
         if fold.held_bytes_max.0 > 4 * 1024 * 1024 {
             return Err(at.error(None, &format!("{key}.fold.held_bytes_max"), "must be at most \"4MiB\""));

@@ -24,6 +24,8 @@ pub enum SinkConfig {
     Mongodb(DatabaseSinkConfig),
     /// A service that takes each event by POST.
     Http(HttpSinkConfig),
+    /// Tables in Snowflake.
+    Snowflake(Box<SnowflakeSinkConfig>),
     /// Tables in an SQLite file, for one instance.
     Sqlite(SqliteSinkConfig),
     /// A topic of the same Kafka cluster.
@@ -102,6 +104,96 @@ const fn default_concurrency() -> u32 {
     16
 }
 
+/// The Snowflake sink. Names are as Snowflake shows them: in capitals, where they were created without quotes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnowflakeSinkConfig {
+    /// The account's identifier (`MYORG-MYACCOUNT`), as its address has it before `.snowflakecomputing.com`.
+    pub account: Spanned<String>,
+    /// The address, where it does not follow from the account, as with a private link: `https://host`.
+    pub url: Option<Spanned<String>>,
+    /// The user.
+    pub user: String,
+    /// The user's private key, an RSA key in PEM (PKCS #8). Either this or the password.
+    pub private_key: Option<Spanned<SecretRef>>,
+    /// The private key as read; none where it was not asked for ([`super::Secrets`]).
+    #[serde(skip)]
+    pub private_key_value: Option<SecretString>,
+    /// What the private key is encrypted with, if it is.
+    pub private_key_passphrase: Option<Spanned<SecretRef>>,
+    /// The passphrase as read.
+    #[serde(skip)]
+    pub private_key_passphrase_value: Option<SecretString>,
+    /// The user's password.
+    pub password: Option<Spanned<SecretRef>>,
+    /// The password as read.
+    #[serde(skip)]
+    pub password_value: Option<SecretString>,
+    /// The warehouse that runs the statements.
+    pub warehouse: Spanned<String>,
+    /// The role. Default: the user's.
+    pub role: Option<Spanned<String>>,
+    /// The database that the tables stand in.
+    pub database: Spanned<String>,
+    /// The schema that the tables stand in.
+    #[serde(default = "default_snowflake_schema")]
+    pub schema: Spanned<String>,
+    /// How long one statement may take, and wait for another's lock; at least 1 s.
+    #[serde(default = "default_snowflake_statement_timeout")]
+    pub statement_timeout: Span,
+}
+
+fn default_snowflake_schema() -> Spanned<String> {
+    Spanned::new(0..0, "PUBLIC".to_owned())
+}
+
+/// A warehouse that was suspended starts within it.
+const fn default_snowflake_statement_timeout() -> Span {
+    Span::secs(60)
+}
+
+impl SnowflakeSinkConfig {
+    fn check(&self, at: &Places<'_>, key: &str) -> Result<(), ConfigError> {
+        let error = |span, name: &str, message: &str| {
+            Err(at.error(span, &format!("{key}.sink.snowflake{name}"), message))
+        };
+        let is_part_of_a_host = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        let account = self.account.get_ref();
+        if account.is_empty() || !account.bytes().all(is_part_of_a_host) {
+            let message = "is the part of the account's address before `.snowflakecomputing.com`: letters, digits, \
+                           `-`, `_` and `.`";
+            return error(Some(self.account.span()), ".account", message);
+        }
+        let is_safe = |url: &str| {
+            let here = ["http://127.0.0.1", "http://localhost", "http://[::1]"];
+            let is_here = here.iter().any(|prefix| {
+                url.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']))
+            });
+            url.starts_with("https://") || is_here
+        };
+        if let Some(url) = self.url.as_ref().filter(|url| !is_safe(url.get_ref())) {
+            return error(Some(url.span()), ".url", "has the form https://host: credentials are sent there");
+        }
+        let names = [("warehouse", Some(&self.warehouse)), ("role", self.role.as_ref())];
+        let names = names.into_iter().chain([("database", Some(&self.database)), ("schema", Some(&self.schema))]);
+        for (name, value) in names {
+            if let Some(value) = value.filter(|value| !(1..=255).contains(&value.get_ref().chars().count())) {
+                return error(Some(value.span()), &format!(".{name}"), "a name has 1 to 255 characters");
+            }
+        }
+        if self.private_key.is_some() == self.password.is_some() {
+            return error(None, "", "needs either `private_key` or `password`");
+        }
+        if let Some(passphrase) = self.private_key_passphrase.as_ref().filter(|_| self.private_key.is_none()) {
+            return error(Some(passphrase.span()), ".private_key_passphrase", "is of no use without `private_key`");
+        }
+        if self.statement_timeout < Span::secs(1) {
+            return error(None, ".statement_timeout", "must be at least \"1s\"");
+        }
+        Ok(())
+    }
+}
+
 /// The SQLite sink.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -155,7 +247,12 @@ impl SinkConfig {
     pub fn kafka(&self) -> Option<&KafkaSinkConfig> {
         match self {
             Self::Kafka(sink) => Some(sink),
-            Self::Postgres(_) | Self::Mysql(_) | Self::Mongodb(_) | Self::Http(_) | Self::Sqlite(_) => None,
+            Self::Postgres(_)
+            | Self::Mysql(_)
+            | Self::Mongodb(_)
+            | Self::Http(_)
+            | Self::Snowflake(_)
+            | Self::Sqlite(_) => None,
         }
     }
 
@@ -166,6 +263,7 @@ impl SinkConfig {
             Self::Postgres(_) => Some(("postgresql", "COPY")),
             Self::Mysql(_) => Some(("mysql", "INSERT")),
             Self::Mongodb(_) => Some(("mongodb", "insert")),
+            Self::Snowflake(_) => Some(("snowflake", "MERGE")),
             Self::Sqlite(_) => Some(("sqlite", "INSERT")),
             Self::Http(_) | Self::Kafka(_) => None,
         }
@@ -192,6 +290,18 @@ impl SinkConfig {
             Self::Kafka(sink) if sources.clone().any(|source| sink.topic_of(source) == log.topic) => {
                 let message = "is the event log itself; name another topic";
                 return Err(at.error(None, &format!("{key}.sink.kafka.topic"), message));
+            }
+            Self::Snowflake(sink) => {
+                sink.check(at, key)?;
+                if with_secrets {
+                    let read = |reference: &Option<Spanned<SecretRef>>, name: &str| {
+                        reference.as_ref().map(|reference| read(reference, name)).transpose()
+                    };
+                    sink.private_key_value = read(&sink.private_key, "snowflake.private_key")?;
+                    sink.private_key_passphrase_value =
+                        read(&sink.private_key_passphrase, "snowflake.private_key_passphrase")?;
+                    sink.password_value = read(&sink.password, "snowflake.password")?;
+                }
             }
             _ if !with_secrets => {}
             Self::Postgres(sink) => sink.url_value = Some(read(&sink.url, "postgres.url")?),

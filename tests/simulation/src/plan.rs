@@ -65,6 +65,7 @@ impl PipelinePlan {
             fold: self.folds.get(variant).or(self.folds.first()).cloned().unwrap_or_else(nothing),
             checkpoint_interval: self.checkpoint_interval,
             checkpoint_records_max: self.checkpoint_records_max,
+            batch: processor::lane::BatchLimits::default(),
             snapshot_after: self.snapshot_after,
             snapshot_chunk_bytes: self.snapshot_chunk_bytes,
             outputs: self

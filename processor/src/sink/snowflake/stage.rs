@@ -1,0 +1,111 @@
+//! A batch's rows as JSON: arrays of rows, each array a text that one statement takes as its only value.
+//!
+//! As one value, since a statement with a value for each column of each row takes Snowflake longer to compile than to
+//! run. Bodies in Base64: they are bytes, and JSON's numbers are not touched on the way.
+
+use std::ptr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use super::connect::Server;
+use crate::sink::SinkError;
+use crate::sink::rows::{self, Row};
+
+/// What one text holds at most: Snowflake's own limit was this for long, and is no smaller anywhere.
+const TEXT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// A text is closed when it exceeds this.
+const TEXT_BYTES: usize = 4 * 1024 * 1024;
+
+/// The names are the columns' of `hookline_batch`.
+#[derive(Serialize)]
+struct StagedRow<'a> {
+    effect_offset: i64,
+    effect_ordinal: i32,
+    source: &'a str,
+    connection: &'a str,
+    event_id: &'a str,
+    r#type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entity: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequence: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_time: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<&'a str>,
+    received_at: String,
+    log_offset: i64,
+    appended_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a str>,
+    body: String,
+    /// The last one of its entity, which `hookline_entities` is to show.
+    is_last: bool,
+}
+
+/// The rows as texts, each within Snowflake's limit.
+///
+/// # Errors
+/// Refused: an event is too large, or has a time that no calendar has.
+pub(super) fn texts(server: &Server, rows: &[Row<'_>]) -> Result<Vec<String>, SinkError> {
+    let mut last = rows::last_of_entities(rows).into_iter().peekable();
+    let mut texts: Vec<String> = Vec::new();
+    for row in rows {
+        let is_last = last.next_if(|last| ptr::eq(*last, row)).is_some();
+        let text = serde_json::to_string(&staged(row, is_last)?)
+            .map_err(|e| SinkError::Halt(format!("an event as JSON: {e}: a defect of Hookline, please report it")))?;
+        if text.len() + 2 > TEXT_BYTES_MAX {
+            return Err(SinkError::Refused(format!(
+                "{server}: the event at offset {} has {} bytes as Base64 and JSON, more than the {TEXT_BYTES_MAX} \
+                 that Hookline hands to Snowflake",
+                row.event_offset,
+                text.len()
+            )));
+        }
+        match texts.last_mut() {
+            Some(open) if open.len() + text.len() < TEXT_BYTES => {
+                open.push(',');
+                open.push_str(&text);
+            }
+            _ => texts.push(format!("[{text}")),
+        }
+    }
+    texts.iter_mut().for_each(|text| text.push(']'));
+    Ok(texts)
+}
+
+fn staged<'a>(row: &'a Row<'_>, is_last: bool) -> Result<StagedRow<'a>, SinkError> {
+    let event = &row.event;
+    Ok(StagedRow {
+        effect_offset: row.position.offset,
+        effect_ordinal: row.ordinal,
+        source: event.source,
+        connection: &event.connection,
+        event_id: event.id,
+        r#type: event.kind,
+        entity: event.entity,
+        sequence: event.sequence,
+        event_time: rows::event_time(row),
+        content_type: event.content_type,
+        received_at: time(event.received_at_ms, row)?,
+        log_offset: row.event_offset,
+        appended_at: time(row.appended_at_ms, row)?,
+        traceparent: event.traceparent,
+        body: STANDARD.encode(row.body),
+        is_last,
+    })
+}
+
+/// A time as Snowflake's calendar has it: the years 1 to 9999, UTC.
+fn time(ms: i64, row: &Row<'_>) -> Result<String, SinkError> {
+    let time = Timestamp::from_millisecond(ms).map_err(|_| rows::no_such_time(row))?;
+    let time = time.to_zoned(TimeZone::UTC).datetime();
+    if time.year() < 1 {
+        return Err(rows::no_such_time(row));
+    }
+    Ok(time.strftime("%Y-%m-%dT%H:%M:%S%.3f").to_string())
+}
