@@ -32,7 +32,7 @@ remote::promises!(Database::new());
 
 #[test]
 fn a_former_owner_that_was_held_up_anywhere_changes_nothing() {
-    remote::a_former_owner_that_was_held_up_anywhere_changes_nothing(&Database::new());
+    remote::a_former_owner_that_was_held_up_anywhere_changes_nothing(&Database::new(), 4);
 }
 
 /// A database of its own.

@@ -16,12 +16,11 @@ CHECK = re.compile(r"IF \(SQLROWCOUNT (?P<comparison>=|<>) (?P<count>\d+)\) THEN
 
 
 class Raised(Exception):
-    """An exception that no handler stops."""
+    """A failure that no handler stops: `kind` is `STATEMENT_ERROR`, or the exception's name."""
 
     def __init__(self, code: str, kind: str, message: str):
-        super().__init__(message)
+        super().__init__(f"Uncaught exception of type '{kind}' on line 1 at position 0 : {message}")
         self.code = code
-        self.message = f"Uncaught exception of type '{kind}' on line 1 at position 0 : {message}"
 
 
 class NotUnderstood(Exception):

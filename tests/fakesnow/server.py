@@ -30,12 +30,12 @@ import duckdb
 import fakesnow.server
 import jwt
 import pyarrow
-import snowflake.connector.errors
 import sqlglot
 import uvicorn
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from fakesnow.cursor import FakeSnowflakeCursor, transforms
+from snowflake.connector.errors import ProgrammingError
 from sqlglot import exp
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -53,7 +53,7 @@ expired: set[str] = set()
 
 
 class Locks:
-    """One transaction writes at a time."""
+    """One transaction writes to a schema at a time."""
 
     def __init__(self):
         self.owner = None
@@ -65,8 +65,9 @@ class Locks:
             try:
                 await asyncio.wait_for(free, lock_timeouts[token])
             except TimeoutError:
-                raise scripting.Raised("000625", "STATEMENT_ERROR", "the lock was not released in time") from None
+                return False
             self.owner = token
+            return True
 
     async def release(self, token: str):
         async with self.changed:
@@ -75,7 +76,8 @@ class Locks:
                 self.changed.notify_all()
 
 
-locks = Locks()
+# By schema: no test uses another's.
+all_locks: dict[str, Locks] = {}
 
 
 # --- fakesnow's cursor ------------------------------------------------------------------------------------
@@ -84,7 +86,7 @@ execute_as_fakesnow = FakeSnowflakeCursor._execute
 
 
 def execute(cursor, statement, params=None):
-    """MERGE by DuckDB's own; a NULL where none may be as Snowflake reports it."""
+    """MERGE by DuckDB's own; a missing table, a NULL where none may be, as Snowflake reports them."""
     try:
         if isinstance(statement, exp.Merge):
             merged = cursor._duck_conn.execute(statement.sql(dialect="duckdb"), params).fetchone()
@@ -94,7 +96,9 @@ def execute(cursor, statement, params=None):
         if "NOT NULL" not in str(error):
             raise
         message = "NULL result in a non-nullable column"
-        raise snowflake.connector.errors.ProgrammingError(msg=message, errno=100072, sqlstate="22000") from error
+        raise ProgrammingError(msg=message, errno=100072, sqlstate="22000") from error
+    except duckdb.CatalogException as error:
+        raise ProgrammingError(msg=str(error).splitlines()[0], errno=2003, sqlstate="42S02") from error
 
 
 FakeSnowflakeCursor._execute = execute
@@ -115,9 +119,8 @@ async def ask(handler, request: Request, body: dict) -> dict:
     return json.loads(response.body)
 
 
-def failure(code: str, message: str) -> JSONResponse:
-    data = {"queryId": str(uuid.uuid4())}
-    return JSONResponse({"data": data, "code": code, "message": message, "success": False})
+def failed(code: str, message: str) -> dict:
+    return {"data": {"queryId": str(uuid.uuid4())}, "code": code, "message": message, "success": False}
 
 
 def is_let_in(data: dict) -> bool:
@@ -138,7 +141,7 @@ def is_let_in(data: dict) -> bool:
 async def login(request: Request) -> JSONResponse:
     body = json.loads(await request.body())
     if not is_let_in(body["data"]):
-        return failure("390100", "Incorrect username or password was specified.")
+        return JSONResponse(failed("390100", "Incorrect username or password was specified."))
     parameters = body["data"].setdefault("SESSION_PARAMETERS", {})
     answer = await ask(fakesnow.server.login_request, request, body)
     lock_timeouts[answer["data"]["token"]] = float(parameters.get("LOCK_TIMEOUT", 43_200))
@@ -148,7 +151,7 @@ async def login(request: Request) -> JSONResponse:
 async def query(request: Request) -> JSONResponse:
     token = fakesnow.server.to_token(request)
     if token in expired:
-        return failure("390112", "Your session has expired. Please login again.")
+        return JSONResponse(failed("390112", "Your session has expired. Please login again."))
     body = json.loads(await request.body())
     sql = body["sqlText"]
     if not scripting.is_block(sql):
@@ -164,9 +167,9 @@ async def query(request: Request) -> JSONResponse:
     try:
         await scripting.run(sql, run)
     except scripting.Raised as raised:
-        return failure(raised.code, raised.message)
+        return JSONResponse(failed(raised.code, str(raised)))
     except scripting.NotUnderstood as error:
-        return failure("001003", f"the tests' Snowflake Scripting does not understand {error}")
+        return JSONResponse(failed("001003", f"the tests' Snowflake Scripting does not understand {error}"))
     column = {"name": "anonymous block", "type": "text", "nullable": True, "length": 16_777_216}
     data = {"rowtype": [column], "rowset": [[None]], "total": 1, "returned": 1, "queryResultFormat": "json"}
     return JSONResponse({"data": {"queryId": str(uuid.uuid4()), **data}, "success": True})
@@ -175,13 +178,12 @@ async def query(request: Request) -> JSONResponse:
 async def one_statement(request: Request, token: str, body: dict) -> dict:
     sql = body["sqlText"] = re.sub(r"\bBINARY\(\d+\)", "BINARY", body["sqlText"])
     verb = sql.split()[0].upper()
+    locks = all_locks.setdefault(fakesnow.server.sessions[token].schema, Locks())
     in_transaction = locks.owner == token
+    if verb in {"BEGIN", "UPDATE", "MERGE"} and not await locks.take(token):
+        return failed("000625", "the lock was not released in time")
     try:
-        if verb in {"BEGIN", "UPDATE", "MERGE"}:
-            await locks.take(token)
         answer = await ask(fakesnow.server.query_request, request, body)
-    except scripting.Raised as raised:
-        return {"success": False, "code": raised.code, "message": raised.message, "data": {"queryId": ""}}
     finally:
         if verb in {"COMMIT", "ROLLBACK"} or (verb != "BEGIN" and not in_transaction):
             await locks.release(token)

@@ -84,11 +84,7 @@ impl Server {
 
     fn not_answered(&self, error: &Error) -> SinkError {
         let causes: Vec<_> = iter::successors(error.source(), |&cause| cause.source()).collect();
-        let is_tls = |cause: &&(dyn std::error::Error + 'static)| {
-            let cause = cause.downcast_ref::<io::Error>();
-            cause.is_some_and(|cause| cause.kind() == io::ErrorKind::InvalidData)
-        };
-        if let Some(cause) = causes.iter().find(|cause| is_tls(cause)) {
+        if let Some(cause) = causes.iter().find(|cause| is_unsafe_tls(**cause)) {
             return SinkError::Halt(format!(
                 "{self}: no safe TLS connection ({cause}): let SSL_CERT_FILE name the file with the CA certificate \
                  to trust, and sink.snowflake.url name the host as the certificate does"
@@ -109,6 +105,14 @@ impl Server {
             )),
         }
     }
+}
+
+/// TLS is told by a kind of I/O errors, which others may be wrapped around.
+fn is_unsafe_tls(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.downcast_ref::<io::Error>().is_some_and(|cause| {
+        let inner = cause.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
+        cause.kind() == io::ErrorKind::InvalidData || inner.is_some_and(is_unsafe_tls)
+    })
 }
 
 /// Error codes as Snowflake's drivers and its manual have them; the others may pass by themselves.
