@@ -19,7 +19,8 @@ pub use kafka::{
 pub use pipeline::{BatchConfig, CheckpointConfig, FoldLimits, GapPolicy, PipelineConfig};
 use serde::Deserialize;
 pub use sink::{
-    DatabaseSinkConfig, HttpSinkConfig, KafkaSinkConfig, PostgresSinkConfig, SinkConfig, SnowflakeSinkConfig, SqliteSinkConfig,
+    DatabaseSinkConfig, HttpSinkConfig, KafkaSinkConfig, PostgresSinkConfig, SinkConfig, SnowflakeSinkConfig,
+    SqliteSinkConfig,
 };
 pub use source::{
     ArrayBody, ConnectionConfig, Encoding, Hash, HmacScheme, OrderConfig, RuleConfig, Secret, SequenceOrder,

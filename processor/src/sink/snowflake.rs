@@ -147,7 +147,8 @@ async fn read_fence(session: &mut Session, server: &Server, partition: i32) -> R
 async fn check_owner(session: &mut Session, server: &Server, context: &Context) -> Result<(), SinkError> {
     let found = session.run(server, statements::find_foreign(context)).await.map_err(rows::not_by_data)?;
     let Some(row) = found.first() else { return Ok(()) };
-    let [CellValue::String(pipeline), CellValue::String(cluster), CellValue::String(topic)] = row.values() else {
+    let [CellValue::String(pipeline), CellValue::String(cluster), CellValue::String(topic)] = row.values()
+    else {
         return Err(server.other_tables());
     };
     Err(rows::foreign(&server.to_string(), WAY_OUT, [pipeline, cluster, topic], context))

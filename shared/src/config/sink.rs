@@ -175,7 +175,8 @@ impl SnowflakeSinkConfig {
             return error(Some(url.span()), ".url", "has the form https://host: credentials are sent there");
         }
         let names = [("warehouse", Some(&self.warehouse)), ("role", self.role.as_ref())];
-        let names = names.into_iter().chain([("database", Some(&self.database)), ("schema", Some(&self.schema))]);
+        let names =
+            names.into_iter().chain([("database", Some(&self.database)), ("schema", Some(&self.schema))]);
         for (name, value) in names {
             if let Some(value) = value.filter(|value| !(1..=255).contains(&value.get_ref().chars().count())) {
                 return error(Some(value.span()), &format!(".{name}"), "a name has 1 to 255 characters");
@@ -184,8 +185,13 @@ impl SnowflakeSinkConfig {
         if self.private_key.is_some() == self.password.is_some() {
             return error(None, "", "needs either `private_key` or `password`");
         }
-        if let Some(passphrase) = self.private_key_passphrase.as_ref().filter(|_| self.private_key.is_none()) {
-            return error(Some(passphrase.span()), ".private_key_passphrase", "is of no use without `private_key`");
+        if let Some(passphrase) = self.private_key_passphrase.as_ref().filter(|_| self.private_key.is_none())
+        {
+            return error(
+                Some(passphrase.span()),
+                ".private_key_passphrase",
+                "is of no use without `private_key`",
+            );
         }
         if self.statement_timeout < Span::secs(1) {
             return error(None, ".statement_timeout", "must be at least \"1s\"");

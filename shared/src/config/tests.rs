@@ -31,7 +31,7 @@ fn the_example_parses_and_shows_every_key() {
     }
     let config = Config::parse(&filled, Path::new("hookline.example.toml"), Secrets::All).unwrap();
     assert_eq!(config.sources.len(), 3);
-    assert_eq!(config.pipelines.len(), 6);
+    assert_eq!(config.pipelines.len(), 7);
     let uncommented: String = filled
         .lines()
         .map(|line| match line.strip_prefix("# ") {
@@ -119,4 +119,72 @@ fn a_retention_below_the_window_is_refused() {
 fn a_property_that_a_guarantee_rests_on_is_refused() {
     let text = error("[kafka.properties]\nacks = \"1\"\n");
     assert!(text.starts_with("hookline.toml:4: kafka.properties.acks: "), "{text}");
+}
+
+const LAKE: &str = "[pipelines.p]\nstate_dir = \"/tmp\"\n[pipelines.p.sink.snowflake]\naccount = \"acme\"\nuser = \"u\"\n\
+                    warehouse = \"W\"\ndatabase = \"D\"\n";
+
+#[test]
+fn a_snowflake_sink_has_one_way_to_log_in() {
+    let file = format!("\"file:{}/src/config/tests.rs\"", env!("CARGO_MANIFEST_DIR"));
+    let both = format!("{LAKE}password = {file}\nprivate_key = {file}\n");
+    for text in [error(LAKE), error(&both)] {
+        assert!(
+            text.contains("pipelines.p.sink.snowflake") && text.contains("`private_key` or `password`"),
+            "{text}"
+        );
+    }
+    let text = error(&format!("{LAKE}password = {file}\nprivate_key_passphrase = {file}\n"));
+    assert!(text.contains("snowflake.private_key_passphrase: is of no use"), "{text}");
+    let missing = error(&format!("{LAKE}private_key = \"env:HOOKLINE_NO_SUCH_KEY\"\n"));
+    assert!(
+        missing.contains("snowflake.private_key") && missing.contains("HOOKLINE_NO_SUCH_KEY"),
+        "{missing}"
+    );
+    let config = Config::parse(
+        &format!("{MINIMAL}{LAKE}password = {file}\n"),
+        Path::new("hookline.toml"),
+        Secrets::Pipeline("p"),
+    );
+    let SinkConfig::Snowflake(sink) = &config.unwrap().pipelines["p"].sink else { panic!("not Snowflake") };
+    assert!(sink.password_value.is_some() && sink.schema.get_ref() == "PUBLIC");
+}
+
+#[test]
+fn credentials_go_to_snowflake_by_tls_alone() {
+    let with = |url: &str| format!("{LAKE}password = \"env:PATH\"\nurl = \"{url}\"\n");
+    for url in ["http://lake.example", "http://127.0.0.1.example", "lake.example", "ftp://lake.example"] {
+        let text = error(&with(url));
+        assert!(text.contains("snowflake.url: has the form https://host"), "{text}");
+    }
+    for url in ["https://lake.example", "http://127.0.0.1:8080", "http://localhost"] {
+        let config = format!("{MINIMAL}{}", with(url));
+        Config::parse(&config, Path::new("hookline.toml"), Secrets::All).unwrap();
+    }
+    let text = error(&with("https://x").replace("\"acme\"", "\"https://acme\""));
+    assert!(text.contains("snowflake.account: is the part of the account's address"), "{text}");
+    let text = error(&with("https://x").replace("\"D\"", "\"\""));
+    assert!(text.contains("snowflake.database: a name has 1 to 255"), "{text}");
+}
+
+#[test]
+fn how_events_are_gathered_follows_the_sink_and_has_limits() {
+    let parse = |more: &str| {
+        let text =
+            format!("{MINIMAL}{LAKE}password = \"env:PATH\"\n[pipelines.q]\nstate_dir = \"/tmp\"\n{more}");
+        Config::parse(&text, Path::new("hookline.toml"), Secrets::All)
+    };
+    let config = parse("sink.sqlite = { path = \"x\" }\n").unwrap();
+    assert!(config.pipelines["q"].batch().interval.0.is_zero());
+    assert_eq!(config.pipelines["p"].batch().interval, crate::units::Span::secs(5));
+    let given = parse("sink.sqlite = { path = \"x\" }\nbatch = { interval = \"1m\" }\n").unwrap();
+    assert_eq!(given.pipelines["q"].batch().interval, crate::units::Span::secs(60));
+    for (wrong, key) in [
+        ("interval = \"11m\"", "interval"),
+        ("events_max = 0", "events_max"),
+        ("bytes_max = \"65MiB\"", "bytes_max"),
+    ] {
+        let text = parse(&format!("sink.sqlite = {{ path = \"x\" }}\nbatch = {{ {wrong} }}\n")).unwrap_err();
+        assert!(text.to_string().contains(&format!("pipelines.q.batch.{key}: must be")), "{text}");
+    }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use mysql_async::prelude::{FromValue, Queryable as _};
 use mysql_async::{Conn, Opts, OptsBuilder, Row, SslOpts};
+use rustls::crypto::ring::default_provider;
 use secrecy::ExposeSecret as _;
 use shared::config::DatabaseSinkConfig;
 use tokio::time::timeout;
@@ -65,6 +66,9 @@ impl Session {
 impl Server {
     pub(super) fn new(config: &DatabaseSinkConfig, context: &Context) -> Result<Self, SinkError> {
         let url = config.url_value.as_ref().map_or("", |url| url.expose_secret());
+        // The client takes the process's. With two in the program, as Snowflake's client brings another, there is none
+        // until one is chosen; an error says that it was.
+        let _ = default_provider().install_default();
         let opts = parse(url)?
             .client_found_rows(true)
             .connect_attribute("program_name", format!("hookline {}", context.pipeline))

@@ -99,10 +99,11 @@ impl Server {
             Some(400..=407 | 409..=412 | 414..=428) => SinkError::Halt(format!(
                 "{self}: {text}: there is no such account: correct sink.snowflake.account or sink.snowflake.url"
             )),
-            _ => SinkError::Retry(causes.last().map_or_else(
-                || format!("{self}: {text}"),
-                |cause| format!("{self}: {text}: {cause}"),
-            )),
+            _ => SinkError::Retry(
+                causes
+                    .last()
+                    .map_or_else(|| format!("{self}: {text}"), |cause| format!("{self}: {text}: {cause}")),
+            ),
         }
     }
 }
@@ -170,7 +171,8 @@ mod tests {
 
     #[test]
     fn what_somebody_must_change_stops_the_pipeline() {
-        for code in ["000606", "000904", "001003", "002003", "002043", "003001", "090105", "100090", "390144"] {
+        for code in ["000606", "000904", "001003", "002003", "002043", "003001", "090105", "100090", "390144"]
+        {
             assert!(matches!(meaning(code), Meaning::Halt(_)), "{code}");
         }
     }

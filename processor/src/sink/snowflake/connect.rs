@@ -8,8 +8,8 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use shared::config::SnowflakeSinkConfig;
 use snowflake_connector_rs::{
-    AuthConfig, CellValue, Client, ClientConfig, DynamicRow, EndpointConfig, Error, IntoStatement, KeyPairConfig,
-    QueryConfig, SessionConfig,
+    AuthConfig, CellValue, Client, ClientConfig, DynamicRow, EndpointConfig, Error, IntoStatement,
+    KeyPairConfig, QueryConfig, SessionConfig,
 };
 use tokio::time::timeout;
 use url::Url;
@@ -78,7 +78,10 @@ impl Session {
         }
     }
 
-    async fn ask(&mut self, statement: impl IntoStatement) -> snowflake_connector_rs::Result<Vec<DynamicRow>> {
+    async fn ask(
+        &mut self,
+        statement: impl IntoStatement,
+    ) -> snowflake_connector_rs::Result<Vec<DynamicRow>> {
         let rows = match self.session.query(statement).await {
             Ok(cursor) => cursor.collect().await,
             Err(error) => Err(error),
@@ -221,7 +224,9 @@ fn credentials(config: &SnowflakeSinkConfig) -> AuthConfig {
     }
     let pem = text(&config.private_key_value);
     AuthConfig::key_pair(match config.private_key_passphrase {
-        Some(_) => KeyPairConfig::from_encrypted_pem(pem, text(&config.private_key_passphrase_value).into_bytes()),
+        Some(_) => {
+            KeyPairConfig::from_encrypted_pem(pem, text(&config.private_key_passphrase_value).into_bytes())
+        }
         None => KeyPairConfig::from_pem(pem),
     })
 }

@@ -56,8 +56,9 @@ pub(super) fn texts(server: &Server, rows: &[Row<'_>]) -> Result<Vec<String>, Si
     let mut texts: Vec<String> = Vec::new();
     for row in rows {
         let is_last = last.next_if(|last| ptr::eq(*last, row)).is_some();
-        let text = serde_json::to_string(&staged(row, is_last)?)
-            .map_err(|e| SinkError::Halt(format!("an event as JSON: {e}: a defect of Hookline, please report it")))?;
+        let text = serde_json::to_string(&staged(row, is_last)?).map_err(|e| {
+            SinkError::Halt(format!("an event as JSON: {e}: a defect of Hookline, please report it"))
+        })?;
         if text.len() + 2 > TEXT_BYTES_MAX {
             return Err(SinkError::Refused(format!(
                 "{server}: the event at offset {} has {} bytes as Base64 and JSON, more than the {TEXT_BYTES_MAX} \

@@ -145,7 +145,12 @@ fn merge_events(partition: i32, offset_min: i64) -> String {
 
 fn is_foreign(context: &Context) -> String {
     let Context { pipeline, cluster_id, topic } = context;
-    format!("pipeline <> {} OR cluster_id <> {} OR topic <> {}", text(pipeline), text(cluster_id), text(topic))
+    format!(
+        "pipeline <> {} OR cluster_id <> {} OR topic <> {}",
+        text(pipeline),
+        text(cluster_id),
+        text(topic)
+    )
 }
 
 /// Raises an exception when a count of the step before is so.
@@ -196,7 +201,12 @@ mod tests {
     use shared::event::Event;
 
     fn effect(offset: i64, entity: Option<&str>) -> Effect {
-        let event = Event { id: "e".into(), source: "github".into(), entity: entity.map(Into::into), ..Event::default() };
+        let event = Event {
+            id: "e".into(),
+            source: "github".into(),
+            entity: entity.map(Into::into),
+            ..Event::default()
+        };
         let headers = event.to_headers();
         let frame = Frame::pack(None, headers.iter().map(|h| (h.key, h.value)), Some(b"{}"));
         let position = Position { offset, ordinal: 0 };
