@@ -97,7 +97,8 @@ impl Server {
         match status {
             Some(413) => SinkError::Refused(format!("{self}: a batch larger than it takes (HTTP 413)")),
             Some(400..=407 | 409..=412 | 414..=428) => SinkError::Halt(format!(
-                "{self}: {text}: there is no such account: correct sink.snowflake.account or sink.snowflake.url"
+                "{self}: {text}: there is no such account, or this \
+                 host may not reach it: correct sink.snowflake.account or sink.snowflake.url"
             )),
             _ => SinkError::Retry(
                 causes

@@ -18,7 +18,7 @@ use crate::sink::rows::{self, Row};
 /// What one text holds at most: Snowflake's own limit was this for long, and is no smaller anywhere.
 const TEXT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A text is closed when it exceeds this.
-const TEXT_BYTES: usize = 4 * 1024 * 1024;
+const TEXT_BYTES: usize = 8 * 1024 * 1024;
 
 /// The names are the columns' of `hookline_batch`.
 #[derive(Serialize)]

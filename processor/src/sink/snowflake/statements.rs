@@ -30,9 +30,9 @@ const STAGED: &str = "INTO hookline_batch (effect_offset, effect_ordinal, source
     FROM TABLE(FLATTEN(INPUT => PARSE_JSON(?)))";
 
 const MERGE_ENTITIES: &str = "\
-MERGE INTO hookline_entities AS entity
+MERGE INTO hookline_entities AS shown
   USING (SELECT * FROM hookline_batch WHERE is_last) AS event
-  ON entity.source = event.source AND entity.connection = event.connection AND entity.entity = event.entity
+  ON shown.source = event.source AND shown.connection = event.connection AND shown.entity = event.entity
   WHEN MATCHED THEN UPDATE SET event_id = event.event_id, type = event.type, sequence = event.sequence,
     body = event.body, log_partition = {partition}, effect_offset = event.effect_offset,
     effect_ordinal = event.effect_ordinal, updated = event.appended_at
