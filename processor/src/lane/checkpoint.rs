@@ -50,7 +50,8 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     fn batch_is_full(&self) -> bool {
         let limits = self.config.batch;
         let mut running = self.parts.values().filter_map(|part| part.running.as_ref());
-        running.any(|r| r.effects.len() >= limits.effects_max || r.effect_bytes >= limits.bytes_max)
+        limits.waits
+            && running.any(|r| r.effects.len() >= limits.effects_max || r.effect_bytes >= limits.bytes_max)
     }
 
     /// Makes all that was folded and delivered final. Everything that was folded is delivered before.
