@@ -5,7 +5,6 @@
 //! dead-letters it. Values are taken as the sender wrote them; nothing is parsed as a number here. It reads no
 //! clock, does no I/O, and never repeats a body's content in a message.
 
-mod document;
 mod field;
 mod plan;
 #[cfg(test)]
@@ -15,8 +14,8 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use shared::event::{ATTRIBUTE_LEN_MAX, Event, sha256_hex};
+use shared::json::{self, Elements, Found};
 
-use self::document::{Elements, Found};
 use self::field::Reader;
 pub use self::plan::Plan;
 use crate::signature::Verified;
@@ -78,18 +77,18 @@ pub fn extract(plan: &Plan, webhook: &Verified, trace: &TraceContext) -> Result<
     let one = |document| Ok(vec![(event(plan, webhook, trace, body, None, document)?, body.clone())]);
     let events = if !plan.reads_body() {
         one(Ok(Vec::new()))?
-    } else if !document::is_array(body) {
-        one(document::read(body, plan.pointers()))?
+    } else if !json::is_array(body) {
+        one(json::read(body, plan.pointers()))?
     } else if !plan.splits_arrays() {
         return Err(Unfit::Array);
     } else {
-        match document::elements(body, ELEMENTS_MAX) {
+        match json::elements(body, ELEMENTS_MAX) {
             Elements::Unreadable(problem) => one(Err(problem))?,
             Elements::Each(elements) => elements
                 .into_iter()
                 .enumerate()
                 .map(|(index, element)| {
-                    let document = document::read(&element, plan.pointers());
+                    let document = json::read(&element, plan.pointers());
                     Ok((event(plan, webhook, trace, &element, Some(index), document)?, element.clone()))
                 })
                 .collect::<Result<_, Unfit>>()?,

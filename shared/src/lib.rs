@@ -1,11 +1,13 @@
 //! What `ingest` and `processor` both speak.
 //!
 //! The data's way through this crate: [`config`] says what is expected, [`event`] is what travels
-//! through the log, [`kafka`] and [`topics`] reach the log, [`telemetry`] and [`admin`] let people see it.
+//! through the log, [`json`] reads its body, [`kafka`] and [`topics`] reach the log, [`telemetry`] and [`admin`]
+//! let people see it.
 
 pub mod admin;
 pub mod config;
 pub mod event;
+pub mod json;
 pub mod kafka;
 pub mod secret;
 pub mod selector;

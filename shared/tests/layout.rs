@@ -15,6 +15,8 @@ const PURE: &[&str] = &[
     "processor/src/control.rs",
     "ingest/src/signature",
     "ingest/src/extract",
+    "shared/src/json.rs",
+    "processor/src/sink/mapping",
 ];
 
 fn root() -> PathBuf {

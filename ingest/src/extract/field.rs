@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use http::HeaderName;
+use shared::json::Found;
 
-use super::document::Found;
 use super::plan::{Field, From, Kind};
 use super::{fallback_id, fit};
 use crate::signature::Verified;
@@ -103,8 +103,8 @@ impl<'w> Reader<'w> {
     fn text(&self, field: &Field) -> Option<Cow<'w, str>> {
         let From::Body(slot) = field.from else { return None };
         match self.document.as_ref().ok()?.get(slot)? {
-            Found::Text(text) => Some(text.clone()),
-            Found::Literal(_) | Found::Missing | Found::Null | Found::Object | Found::Array => None,
+            Found::Text { text, .. } => Some(text.clone()),
+            Found::Literal(_) | Found::Missing | Found::Null | Found::Object(_) | Found::Array(_) => None,
         }
     }
 
@@ -122,12 +122,12 @@ impl<'w> Reader<'w> {
     fn found(&self, slot: usize, pointer: &str) -> Result<Cow<'w, str>, String> {
         let document = self.document.as_ref().map_err(|problem| problem.clone())?;
         match document.get(slot).unwrap_or(&Found::Missing) {
-            Found::Text(text) => Ok(text.clone()),
+            Found::Text { text, .. } => Ok(text.clone()),
             Found::Literal(text) => Ok(Cow::Borrowed(text)),
             Found::Missing => Err(format!("{pointer} is missing")),
             Found::Null => Err(format!("{pointer} is null")),
-            Found::Object => Err(format!("{pointer} points at an object")),
-            Found::Array => Err(format!("{pointer} points at an array")),
+            Found::Object(_) => Err(format!("{pointer} points at an object")),
+            Found::Array(_) => Err(format!("{pointer} points at an array")),
         }
     }
 

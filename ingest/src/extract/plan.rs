@@ -3,9 +3,9 @@
 
 use http::HeaderName;
 use shared::config::{ArrayBody, OrderConfig, SourceConfig, VerifyConfig, type_matches};
+use shared::json::Pointers;
 use shared::selector::Selector;
 
-use super::document::Pointers;
 use crate::error::SetupError;
 
 /// What is to be read from one source's webhooks.

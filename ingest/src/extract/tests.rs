@@ -6,9 +6,9 @@ use proptest::prelude::*;
 use serde_json::Value;
 use sha2::Sha256;
 use shared::config::{ConnectionConfig, Secret, SourceConfig};
+use shared::json::{NESTING_MAX, Pointers, read};
 use shared::selector::Selector;
 
-use super::document::{NESTING_MAX, Pointers, read};
 use super::*;
 use crate::signature::{Unverified, Verifier};
 
@@ -324,9 +324,9 @@ fn as_text(found: &Found<'_>) -> String {
     match found {
         Found::Missing => "missing".to_owned(),
         Found::Null => "null".to_owned(),
-        Found::Object => "object".to_owned(),
-        Found::Array => "array".to_owned(),
-        Found::Text(text) => format!("text {text}"),
+        Found::Object(_) => "object".to_owned(),
+        Found::Array(_) => "array".to_owned(),
+        Found::Text { text, .. } => format!("text {text}"),
         Found::Literal(text) => format!("literal {text}"),
     }
 }

@@ -14,24 +14,33 @@ use serde::de::{
 use serde_json::value::RawValue;
 
 /// The deepest nesting that is taken. `serde_json`, and so what reads the log after us, refuses one more.
-pub(super) const NESTING_MAX: usize = 127;
+pub const NESTING_MAX: usize = 127;
 
 /// What a pointer points at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Found<'b> {
+pub enum Found<'b> {
+    /// Nothing.
     Missing,
+    /// `null`.
     Null,
-    Object,
-    Array,
-    /// A string, unescaped.
-    Text(Cow<'b, str>),
+    /// An object, as it is written.
+    Object(&'b str),
+    /// An array, as it is written.
+    Array(&'b str),
+    /// A string.
+    Text {
+        /// Unescaped.
+        text: Cow<'b, str>,
+        /// As it is written.
+        raw: &'b str,
+    },
     /// A number, `true` or `false`, as it is written.
     Literal(&'b str),
 }
 
 /// A set of pointers, as the tree that a walk follows.
 #[derive(Debug, Default)]
-pub(super) struct Pointers {
+pub struct Pointers {
     root: Node,
     slots: usize,
 }
@@ -45,7 +54,7 @@ struct Node {
 
 impl Pointers {
     /// Adds a pointer, and returns the slot in which [`read`] puts its value. The same one gets the same slot.
-    pub(super) fn add(&mut self, tokens: &[String]) -> usize {
+    pub fn add(&mut self, tokens: &[String]) -> usize {
         let mut node = &mut self.root;
         for token in tokens {
             let at = node.children.iter().position(|(name, _)| name == token).unwrap_or_else(|| {
@@ -61,13 +70,18 @@ impl Pointers {
         })
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether there is no pointer: then a body need not be read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.slots == 0
     }
 }
 
-/// What the pointers point at, by slot; or why the body is not JSON.
-pub(super) fn read<'b>(body: &'b [u8], pointers: &Pointers) -> Result<Vec<Found<'b>>, String> {
+/// What the pointers point at, by slot.
+///
+/// # Errors
+/// Why the body is not JSON.
+pub fn read<'b>(body: &'b [u8], pointers: &Pointers) -> Result<Vec<Found<'b>>, String> {
     let text = text(body)?;
     let mut found = vec![Found::Missing; pointers.slots];
     let mut json = serde_json::Deserializer::from_str(text);
@@ -79,12 +93,13 @@ pub(super) fn read<'b>(body: &'b [u8], pointers: &Pointers) -> Result<Vec<Found<
 }
 
 /// Whether the body is an array, if it is JSON at all.
-pub(super) fn is_array(body: &[u8]) -> bool {
+#[must_use]
+pub fn is_array(body: &[u8]) -> bool {
     body.iter().find(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n')) == Some(&b'[')
 }
 
 /// An array's elements.
-pub(super) enum Elements {
+pub enum Elements {
     /// Each one's bytes, exactly as they stand in the body.
     Each(Vec<Bytes>),
     /// The array cannot be taken apart; why.
@@ -92,7 +107,8 @@ pub(super) enum Elements {
 }
 
 /// Takes an array apart into at most `max` elements.
-pub(super) fn elements(body: &Bytes, max: usize) -> Elements {
+#[must_use]
+pub fn elements(body: &Bytes, max: usize) -> Elements {
     let read = || -> Result<Vec<Bytes>, String> {
         let raw: Vec<&RawValue> = serde_json::from_str(text(body)?).map_err(|error| not_json(&error))?;
         if raw.len() > max {
@@ -104,6 +120,15 @@ pub(super) fn elements(body: &Bytes, max: usize) -> Elements {
         Ok(raw.into_iter().map(|element| body.slice_ref(element.get().as_bytes())).collect())
     };
     read().map_or_else(Elements::Unreadable, Elements::Each)
+}
+
+/// The elements of an array that was found, each as it is written.
+///
+/// # Errors
+/// It is none.
+pub fn array(raw: &str) -> Result<Vec<&str>, String> {
+    let elements: Vec<&RawValue> = serde_json::from_str(raw).map_err(|error| not_json(&error))?;
+    Ok(elements.into_iter().map(RawValue::get).collect())
 }
 
 fn text(body: &[u8]) -> Result<&str, String> {
@@ -167,7 +192,7 @@ impl<'de> DeserializeSeed<'de> for Walk<'_, '_, 'de> {
         let raw = <&RawValue>::deserialize(json)?.get();
         // Without the inner error, whose position counts from the value's start.
         let value = classify(raw).map_err(|_| D::Error::custom("not a string"))?;
-        let goes_on = matches!(value, Found::Object | Found::Array) && !self.node.children.is_empty();
+        let goes_on = matches!(value, Found::Object(_) | Found::Array(_)) && !self.node.children.is_empty();
         if let Some(place) = self.found.get_mut(slot) {
             *place = value;
         }
@@ -180,9 +205,9 @@ impl<'de> DeserializeSeed<'de> for Walk<'_, '_, 'de> {
 
 fn classify(raw: &str) -> serde_json::Result<Found<'_>> {
     Ok(match raw.as_bytes().first() {
-        Some(b'"') => Found::Text(unquote(raw)?),
-        Some(b'{') => Found::Object,
-        Some(b'[') => Found::Array,
+        Some(b'"') => Found::Text { text: unquote(raw)?, raw },
+        Some(b'{') => Found::Object(raw),
+        Some(b'[') => Found::Array(raw),
         Some(b'n') => Found::Null,
         _ => Found::Literal(raw),
     })
