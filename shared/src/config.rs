@@ -8,6 +8,7 @@ mod kafka;
 mod pipeline;
 mod sink;
 mod source;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,10 @@ pub use sink::{
 pub use source::{
     ArrayBody, ConnectionConfig, Encoding, Hash, HmacScheme, OrderConfig, RuleConfig, Secret, SequenceOrder,
     SimpleScheme, SourceConfig, VerifyConfig, VersionOrder, type_matches,
+};
+pub use tables::{
+    Attribute, COLUMNS_MAX, ColumnConfig, ColumnType, ColumnValue, LookupConfig, Miss, OnDelete, Pointer,
+    TABLES_MAX, TableConfig, TablesConfig, Write,
 };
 
 /// The whole of `hookline.toml`.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::{ConfigError, LogConfig, Places, SinkConfig, SourceConfig};
+use super::{ConfigError, LogConfig, Places, SinkConfig, SourceConfig, TablesConfig, tables};
 use crate::units::{Size, Span};
 
 /// One pipeline: sources, a fold, a sink.
@@ -18,6 +18,9 @@ pub struct PipelineConfig {
     pub sources: Option<Vec<Spanned<String>>>,
     /// Where events are applied: one of the sinks in `sink.rs`, such as `sink.postgres`.
     pub sink: SinkConfig,
+    /// The user's own tables that events are written to, besides Hookline's.
+    #[serde(default)]
+    pub tables: TablesConfig,
     /// The directory of the local state (a cache: it can be rebuilt from Kafka).
     pub state_dir: PathBuf,
     /// This instance's name, stable over restarts: static group membership and transactional ids follow from
@@ -203,6 +206,7 @@ impl PipelineConfig {
             let message = "is below the deduplication window (`fold.window`) of pipeline";
             return Err(at.error(None, "log.retention", &format!("{message} `{name}`; keep the log longer")));
         }
+        tables::check(at, &key, self, sources)?;
         let names = self.sources.as_ref();
         let taken =
             |name: &&str| names.is_none_or(|names| names.iter().any(|taken| taken.get_ref() == *name));

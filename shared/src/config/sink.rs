@@ -275,6 +275,12 @@ impl SinkConfig {
         }
     }
 
+    /// Whether the sink is a database that can have tables of the user's.
+    #[must_use]
+    pub fn takes_tables(&self) -> bool {
+        self.database().is_some() && !matches!(self, Self::Snowflake(_))
+    }
+
     /// Checks the settings and, `with_secrets`, reads what they refer to. `key` is the pipeline's, `sources` are
     /// those that it takes.
     pub(super) fn resolve<'s>(
