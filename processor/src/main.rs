@@ -176,7 +176,8 @@ fn print_topics(config: &Config, name: &str, pipeline: &PipelineConfig) -> anyho
 fn check(config: &Config, name: &str, pipeline: &PipelineConfig) -> anyhow::Result<ExitCode> {
     processor::sink::check_built_in(&pipeline.sink)?;
     let sources = config.sources.keys().filter(|source| pipeline.takes(source)).count();
-    println!("pipeline {name}: {sources} sources; the configuration is sound");
+    let tables = pipeline.tables.len();
+    println!("pipeline {name}: {sources} sources, {tables} own tables; the configuration is sound");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -185,10 +186,11 @@ fn init_sink(config: &Config, name: &str, pipeline: &PipelineConfig) -> anyhow::
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let cluster_id = runtime.block_on(processor::run::cluster_id(config))?;
     let topic = config.log.topic.clone();
-    let context = processor::sink::Context { pipeline: name.to_owned(), cluster_id, topic };
+    let tables = Arc::new(pipeline.tables.clone());
+    let context = processor::sink::Context { pipeline: name.to_owned(), cluster_id, topic, tables };
     match processor::sink::open(&pipeline.sink, &context)? {
         Some(sink) if sink.keeps_fence() => {
-            println!("pipeline {name}: the sink's tables are there, and its own")
+            println!("pipeline {name}: the sink's tables are there, and its own; mapped ones fit")
         }
         Some(_) | None => println!("pipeline {name}: this sink has no tables"),
     }
@@ -224,7 +226,8 @@ fn verify(
     let context = processor::run::kafka_context(config, name, "verify", pipeline.lanes);
     let topic = config.log.topic.clone();
     let stores = processor::store::SledStores::new(&pipeline.state_dir, &cluster_id, &topic, name);
-    let sink_context = processor::sink::Context { pipeline: name.to_owned(), cluster_id, topic };
+    let tables = Arc::new(pipeline.tables.clone());
+    let sink_context = processor::sink::Context { pipeline: name.to_owned(), cluster_id, topic, tables };
     let sink = processor::sink::open(&pipeline.sink, &sink_context)?.filter(|sink| sink.keeps_fence());
     let stores = Some(stores);
     let proofs = Verifier { config, pipeline, context: &context, sink, stores, rate }.verify()?;

@@ -91,6 +91,7 @@ pub async fn start(
             pipeline: name.to_owned(),
             cluster_id: cluster_id.clone(),
             topic: config.log.topic.clone(),
+            tables: Arc::new(pipeline.tables.clone()),
         };
         let sink_config = pipeline.sink.clone();
         let built = Lane::new(

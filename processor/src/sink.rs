@@ -5,6 +5,8 @@
 
 #[cfg(feature = "http")]
 mod http;
+#[cfg(any(feature = "mongodb", feature = "mysql", feature = "postgres", feature = "sqlite"))]
+mod mapping;
 #[cfg(feature = "mongodb")]
 mod mongodb;
 #[cfg(feature = "mysql")]
@@ -25,7 +27,9 @@ mod snowflake;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
-use shared::config::SinkConfig;
+use std::sync::Arc;
+
+use shared::config::{SinkConfig, TablesConfig};
 
 use crate::fold::Effect;
 use crate::position::{Epoch, Fence, Position};
@@ -115,7 +119,7 @@ pub fn is_beyond(effect: &Effect, fence: Position) -> bool {
 }
 
 /// What every sink is told when it is opened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Context {
     /// The pipeline's name: a sink's tables belong to one pipeline.
     pub pipeline: String,
@@ -123,9 +127,11 @@ pub struct Context {
     pub cluster_id: String,
     /// The event log's topic.
     pub topic: String,
+    /// The user's own tables, checked when the sink is opened.
+    pub tables: Arc<TablesConfig>,
 }
 
-/// Opens the sink of a pipeline: connects, and creates its tables where they are missing.
+/// Opens the sink of a pipeline: connects, creates its tables where they are missing, and checks the user's.
 ///
 /// # Errors
 /// As [`SinkError`] says.

@@ -18,8 +18,9 @@ use hookline_tests::postgres::Postgres;
 use postgres::{Client, NoTls, Row};
 use processor::position::Epoch;
 use processor::sink::{self, Sink, SinkError};
-use shared::config::{PostgresSinkConfig, SinkConfig};
+use shared::config::{ColumnType, PostgresSinkConfig, SinkConfig};
 
+use sink_contract::mapping::{self, Mapped, Relational, Table};
 use sink_contract::remote::{self, Remote};
 use sink_contract::{
     Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, ids, open,
@@ -28,6 +29,9 @@ use sink_contract::{
 
 promises!(Schema::new());
 remote::promises!(Schema::new());
+mapping::promises!(Schema::new());
+mapping::relational!(Schema::new());
+mapping::remote_promises!(Schema::new());
 
 fn server_url() -> String {
     Postgres::shared().url()
@@ -193,6 +197,51 @@ impl Remote for Schema {
         [refuses, with_parameter("password=hunter2&user=hookline_nobody")]
             .map(|url| self.via(url).config())
             .into()
+    }
+}
+
+impl Mapped for Schema {
+    fn create(&self, table: &Table) {
+        let columns = table.columns.iter().map(|(name, kind)| {
+            let kind = match kind {
+                ColumnType::Text => "text",
+                ColumnType::Integer => "bigint",
+                ColumnType::Decimal => "numeric",
+                ColumnType::Boolean => "boolean",
+                ColumnType::Timestamp => "timestamptz",
+                ColumnType::Date => "date",
+                ColumnType::Json => "jsonb",
+            };
+            format!("\"{name}\" {kind}")
+        });
+        let name = format!("{{schema}}.\"{}\"", table.name);
+        self.run("CREATE SCHEMA IF NOT EXISTS {schema}");
+        self.run(&mapping::create_table(table, &name, columns));
+    }
+
+    fn rows(&self, table: &Table) -> Vec<Vec<String>> {
+        let columns = table.columns.iter().map(|(name, kind)| match kind {
+            ColumnType::Timestamp => {
+                format!("to_char(\"{name}\" AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
+            }
+            _ => format!("\"{name}\"::text"),
+        });
+        let columns = columns.collect::<Vec<_>>().join(", ");
+        self.read(&format!("SELECT {columns} FROM {{schema}}.\"{}\"", table.name), |row| {
+            let value = |n| row.get::<_, Option<String>>(n).unwrap_or_else(|| "null".to_owned());
+            (0..table.columns.len()).map(value).collect()
+        })
+    }
+
+    fn insert(&self, table: &Table, values: &[&str]) {
+        self.run(&format!("INSERT INTO {{schema}}.\"{}\" VALUES ('{}')", table.name, values.join("', '")));
+    }
+}
+
+impl Relational for Schema {
+    fn sql(&self, sql: &str) {
+        self.run("CREATE SCHEMA IF NOT EXISTS {schema}");
+        self.run(&sql.replace('{', "\u{1}").replace('}', "\"").replace('\u{1}', "{schema}.\""));
     }
 }
 

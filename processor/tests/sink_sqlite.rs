@@ -9,15 +9,18 @@ use std::path::PathBuf;
 
 use processor::sink::{self, SinkError};
 use rusqlite::{Connection, Row};
-use shared::config::{SinkConfig, SqliteSinkConfig};
+use shared::config::{ColumnType, SinkConfig, SqliteSinkConfig};
 use tempfile::TempDir;
 
+use sink_contract::mapping::{self, Mapped, Relational, Table};
 use sink_contract::{
     Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, open, promises,
     rows_dropped_in_silence_halt,
 };
 
 promises!(File::new());
+mapping::promises!(File::new());
+mapping::relational!(File::new());
 
 /// A database file of its own.
 struct File {
@@ -106,6 +109,44 @@ impl Place for File {
             "CREATE TRIGGER refuse BEFORE INSERT ON hookline_events WHEN new.type = 'bad' \
              BEGIN SELECT raise(ABORT, 'no bad events'); END",
         );
+    }
+}
+
+impl Mapped for File {
+    fn create(&self, table: &Table) {
+        let columns = table.columns.iter().map(|(name, kind)| {
+            let kind = match kind {
+                ColumnType::Integer => "INTEGER",
+                ColumnType::Boolean => "BOOLEAN",
+                ColumnType::Timestamp => "TIMESTAMP",
+                ColumnType::Date => "DATE",
+                ColumnType::Text | ColumnType::Decimal | ColumnType::Json => "TEXT",
+            };
+            format!("\"{name}\" {kind}")
+        });
+        self.run(&mapping::create_table(table, &format!("\"{}\"", table.name), columns));
+    }
+
+    fn rows(&self, table: &Table) -> Vec<Vec<String>> {
+        let columns = table.columns.iter().map(|(name, kind)| match kind {
+            ColumnType::Boolean => format!("CASE \"{name}\" WHEN 1 THEN 'true' WHEN 0 THEN 'false' END"),
+            _ => format!("cast(\"{name}\" AS TEXT)"),
+        });
+        let sql = format!("SELECT {} FROM \"{}\"", columns.collect::<Vec<_>>().join(", "), table.name);
+        self.read(&sql, |row| {
+            let value = |n| Ok(row.get::<_, Option<String>>(n)?.unwrap_or_else(|| "null".to_owned()));
+            (0..table.columns.len()).map(value).collect()
+        })
+    }
+
+    fn insert(&self, table: &Table, values: &[&str]) {
+        self.run(&format!("INSERT INTO \"{}\" VALUES ('{}')", table.name, values.join("', '")));
+    }
+}
+
+impl Relational for File {
+    fn sql(&self, sql: &str) {
+        self.run(&sql.replace(['{', '}'], "\""));
     }
 }
 

@@ -139,7 +139,7 @@ async fn claim(
     let failed = |e: Error| server.failed(&e);
     let (lineage, claim) = rows::stored_epoch(epoch)?;
     check_owner(fences, server, context).await?;
-    let Context { pipeline, cluster_id, topic } = context;
+    let Context { pipeline, cluster_id, topic, .. } = context;
     let mut first = fence_fields(&Fence::EMPTY)?;
     first.extend(doc! { "pipeline": pipeline, "cluster_id": cluster_id, "topic": topic });
     let made =
@@ -228,7 +228,7 @@ async fn check_owner(
     server: &Server,
     context: &Context,
 ) -> Result<(), SinkError> {
-    let Context { pipeline, cluster_id, topic } = context;
+    let Context { pipeline, cluster_id, topic, .. } = context;
     let other = [
         doc! { "pipeline": { "$ne": pipeline } },
         doc! { "cluster_id": { "$ne": cluster_id } },

@@ -156,7 +156,7 @@ async fn claim(
     let (lineage, claim) = rows::stored_epoch(epoch)?;
     check_owner(conn, server, context).await?;
     let empty = StoredFence::of(&Fence::EMPTY)?;
-    let Context { pipeline, cluster_id, topic } = context;
+    let Context { pipeline, cluster_id, topic, .. } = context;
     let StoredFence { offset, ordinal, digest, lineage: no_lineage, claim: no_claim } = empty;
     let values = (partition, pipeline, cluster_id, topic, offset, ordinal, digest, no_lineage, no_claim);
     conn.exec_drop(INSERT_FENCE, values).await.map_err(failed)?;
@@ -201,7 +201,7 @@ async fn read_fence(conn: &mut Conn, server: &Server, partition: i32) -> Result<
 }
 
 async fn check_owner(conn: &mut Conn, server: &Server, context: &Context) -> Result<(), SinkError> {
-    let Context { pipeline, cluster_id, topic } = context;
+    let Context { pipeline, cluster_id, topic, .. } = context;
     let Some(row) = first(conn, server, FIND_FOREIGN, (pipeline, cluster_id, topic)).await? else {
         return Ok(());
     };

@@ -7,6 +7,7 @@
 mod classify;
 mod connect;
 mod copy;
+mod tables;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
@@ -17,7 +18,7 @@ use shared::config::PostgresSinkConfig;
 use self::classify::failed;
 use self::connect::{Server, Session};
 use super::rows::{self, Row, StoredFence};
-use super::{Batch, Context, Sink, SinkError};
+use super::{Batch, Context, Sink, SinkError, mapping};
 use crate::position::{Epoch, Fence, Position};
 
 const WAY_OUT: &str = "give it a schema of its own (sink.postgres.schema)";
@@ -116,11 +117,16 @@ impl Sink for Postgres {
 
     fn deliver(&mut self, batch: &Batch<'_>) -> Result<(), SinkError> {
         let rows = rows::of(batch)?;
+        let changes = mapping::changes(&self.server.tables, &rows)?;
         self.run(async |session, server, _| {
-            let Session { client, move_fence, copy_events, upsert_entities, .. } = session;
+            let Session { client, move_fence, copy_events, upsert_entities, tables, .. } = session;
             let transaction = begin(client, server).await?;
             let statements = Statements { move_fence, copy_events, upsert_entities };
-            match apply(&transaction, server, &statements, batch, &rows).await {
+            let applied = async {
+                apply(&transaction, server, &statements, batch, &rows).await?;
+                tables::apply(&transaction, server, tables, changes).await
+            };
+            match applied.await {
                 Ok(()) => transaction.commit().await.map_err(|e| failed(server, &e)),
                 Err(error) => {
                     // Waited for: until then the fence's row is locked. Should it fail, the connection is
@@ -150,7 +156,7 @@ async fn claim(
     let (lineage, claim) = rows::stored_epoch(epoch)?;
     let StoredFence { offset, ordinal, digest, lineage: no_lineage, claim: no_claim } =
         StoredFence::of(&Fence::EMPTY)?;
-    let Context { pipeline, cluster_id, topic } = context;
+    let Context { pipeline, cluster_id, topic, .. } = context;
     let transaction = begin(client, server).await?;
     check_owner(&transaction, server, context).await?;
     transaction
@@ -261,7 +267,7 @@ async fn check_owner(
     context: &Context,
 ) -> Result<(), SinkError> {
     let failed = |e: tokio_postgres::Error| rows::not_by_data(failed(server, &e));
-    let Context { pipeline, cluster_id, topic } = context;
+    let Context { pipeline, cluster_id, topic, .. } = context;
     let found = client.query_opt(&server.sql(FIND_FOREIGN), &[pipeline, cluster_id, topic]).await;
     let Some(row) = found.map_err(failed)? else { return Ok(()) };
     let text = |n: usize| row.try_get::<_, String>(n).map_err(failed);

@@ -3,7 +3,10 @@
 //! For one instance: its lanes are several connections to the file, one of which writes at a time. Called by
 //! a lane's thread.
 
+mod tables;
+
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,6 +15,7 @@ use rusqlite::{
 };
 use shared::config::SqliteSinkConfig;
 
+use super::mapping::{self, table::Table};
 use super::rows::{self, Row, StoredFence};
 use super::{Batch, Context, Sink, SinkError};
 use crate::position::{Epoch, Fence, Position};
@@ -58,13 +62,16 @@ const UPSERT_ENTITY: &str = "INSERT INTO hookline_entities (source, connection, 
 pub(super) struct Sqlite {
     path: PathBuf,
     context: Context,
+    /// The user's own.
+    tables: Arc<[Table]>,
     /// None after a failure, until the next call.
     connection: Option<Connection>,
 }
 
 impl Sqlite {
     pub(super) fn open(config: &SqliteSinkConfig, context: &Context) -> Result<Self, SinkError> {
-        let mut sink = Self { path: config.path.clone(), context: context.clone(), connection: None };
+        let tables = mapping::table::all(&context.tables).into();
+        let mut sink = Self { path: config.path.clone(), context: context.clone(), tables, connection: None };
         sink.run(|connection, path, context| check_owner(connection, path, context))?;
         Ok(sink)
     }
@@ -77,7 +84,11 @@ impl Sqlite {
     ) -> Result<T, SinkError> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => connect(&self.path)?,
+            None => {
+                let connection = connect(&self.path)?;
+                tables::check(&connection, &self.path, &self.context.pipeline, &self.tables)?;
+                connection
+            }
         };
         let outcome = call(&mut connection, &self.path, &self.context);
         match outcome {
@@ -113,9 +124,12 @@ impl Sink for Sqlite {
 
     fn deliver(&mut self, batch: &Batch<'_>) -> Result<(), SinkError> {
         let rows = rows::of(batch)?;
+        let tables = Arc::clone(&self.tables);
+        let changes = mapping::changes(&tables, &rows)?;
         self.run(|connection, path, _| {
             let transaction = begin(connection, path)?;
             deliver(&transaction, path, batch, &rows)?;
+            tables::apply(&transaction, path, &tables, changes)?;
             transaction.commit().map_err(|e| failed(path, &e))
         })
     }
@@ -132,7 +146,7 @@ fn claim(
     let empty = StoredFence::of(&Fence::EMPTY)?;
     let transaction = begin(connection, path)?;
     check_owner(&transaction, path, context)?;
-    let Context { pipeline, cluster_id, topic } = context;
+    let Context { pipeline, cluster_id, topic, .. } = context;
     let StoredFence { offset, ordinal, digest, lineage: no_lineage, claim: no_claim } = empty;
     let values =
         params![partition, pipeline, cluster_id, topic, offset, ordinal, digest, no_lineage, no_claim];
@@ -241,7 +255,7 @@ fn read_fence(connection: &Connection, path: &Path, partition: i32) -> Result<Fe
 }
 
 fn check_owner(connection: &Connection, path: &Path, context: &Context) -> Result<(), SinkError> {
-    let Context { pipeline, cluster_id, topic } = context;
+    let Context { pipeline, cluster_id, topic, .. } = context;
     let found = connection.query_row(FIND_FOREIGN, [pipeline, cluster_id, topic], |row| {
         Ok([row.get::<_, String>(0)?, row.get(1)?, row.get(2)?])
     });

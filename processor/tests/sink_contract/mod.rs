@@ -11,6 +11,7 @@
 )]
 
 pub(crate) mod every;
+pub(crate) mod mapping;
 pub(crate) mod remote;
 
 use processor::fold::{Action, Effect};
@@ -146,11 +147,20 @@ macro_rules! tests_of {
 pub(crate) use tests_of;
 
 pub(crate) fn context() -> Context {
-    Context { pipeline: "shop".into(), cluster_id: "cluster-1".into(), topic: "hookline.events".into() }
+    Context {
+        pipeline: "shop".into(),
+        cluster_id: "cluster-1".into(),
+        topic: "hookline.events".into(),
+        ..Context::default()
+    }
 }
 
 pub(crate) fn open(place: &impl Place) -> Result<Box<dyn Sink>, SinkError> {
-    sink::open(&place.config(), &context()).map(|sink| sink.expect("a sink with a fence"))
+    open_with(place, &context())
+}
+
+pub(crate) fn open_with(place: &impl Place, context: &Context) -> Result<Box<dyn Sink>, SinkError> {
+    sink::open(&place.config(), context).map(|sink| sink.expect("a sink with a fence"))
 }
 
 /// A lane that owns one partition.
@@ -162,7 +172,11 @@ pub(crate) struct Owner {
 
 impl Owner {
     pub(crate) fn claim(place: &impl Place, partition: i32, epoch: Epoch) -> Self {
-        let mut sink = open(place).unwrap();
+        Self::claim_with(place, &context(), partition, epoch)
+    }
+
+    pub(crate) fn claim_with(place: &impl Place, context: &Context, partition: i32, epoch: Epoch) -> Self {
+        let mut sink = open_with(place, context).unwrap();
         let fence = sink.claim(partition, epoch).unwrap();
         assert_eq!(fence.epoch, epoch);
         Self { sink, partition, fence }

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use processor::sink::{self, SinkError};
+use processor::fold::Effect;
+use processor::sink::{self, Context, SinkError};
 use shared::config::SinkConfig;
 
 use super::{Owner, Place, context, epoch, halted, ids, retried, simple};
@@ -41,8 +42,12 @@ struct Via<'a, P> {
 
 impl<P: Remote> Via<'_, P> {
     fn claim(&self, claim: i64) -> Owner {
+        self.claim_with(&context(), claim)
+    }
+
+    fn claim_with(&self, context: &Context, claim: i64) -> Owner {
         let config = self.place.config_at("127.0.0.1", self.proxy.port);
-        let mut sink = sink::open(&config, &context()).unwrap().unwrap();
+        let mut sink = sink::open(&config, context).unwrap().unwrap();
         let fence = sink.claim(0, epoch(claim)).unwrap();
         Owner { sink, partition: 0, fence }
     }
@@ -51,13 +56,30 @@ impl<P: Remote> Via<'_, P> {
 /// The connection is cut before or after each thing that the client says, one after the other: while it
 /// delivers, and while it claims again.
 pub(crate) fn a_cut_at_any_step_neither_loses_nor_doubles(place: &impl Remote) {
+    cut_at_any_step(
+        place,
+        &context(),
+        |n| [simple(n), simple(n + 1), simple(n + 2)],
+        |applied| {
+            assert_eq!(place.entities()[0].id, format!("e{}", applied - 1));
+        },
+    );
+}
+
+/// Delivers batches of three, the first with its first offset, and cuts; `check` is told how many are applied.
+pub(crate) fn cut_at_any_step(
+    place: &impl Remote,
+    context: &Context,
+    batch: impl Fn(i64) -> [Effect; 3],
+    check: impl Fn(i64),
+) {
     let proxy = Proxy::start(place.address());
-    let mut owner = Via { place, proxy: &proxy }.claim(1);
+    let mut owner = Via { place, proxy: &proxy }.claim_with(context, 1);
     let (mut applied, mut claims, mut cuts) = (0_i64, 1, 0);
     for forwards in [false, true] {
         for step in 0.. {
             assert!(step < 200, "there is no end to the steps");
-            let effects = [simple(applied), simple(applied + 1), simple(applied + 2)];
+            let effects = batch(applied);
             applied += 3;
             proxy.set(Mode::Cut { after: step, forwards });
             let delivered = owner.deliver(&effects);
@@ -86,7 +108,7 @@ pub(crate) fn a_cut_at_any_step_neither_loses_nor_doubles(place: &impl Remote) {
             owner.deliver(&beyond).unwrap();
             let expected: Vec<_> = (0..applied).map(|n| format!("e{n}")).collect();
             assert_eq!(ids(place), expected, "cut at step {step}, forwards: {forwards}");
-            assert_eq!(place.entities()[0].id, format!("e{}", applied - 1));
+            check(applied);
         }
     }
     assert!(cuts >= 4, "only {cuts} cuts");

@@ -55,7 +55,7 @@ enum Circuit {
 
 impl Receiver {
     pub(super) fn of(context: &Context, url: &str) -> Arc<Self> {
-        let Context { pipeline, cluster_id, topic } = context;
+        let Context { pipeline, cluster_id, topic, .. } = context;
         let key = (pipeline.clone(), cluster_id.clone(), topic.clone(), url.to_owned());
         let mut receivers = RECEIVERS.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(receivers.entry(key).or_default())

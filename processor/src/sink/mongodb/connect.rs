@@ -196,7 +196,7 @@ mod tests {
             url_value: Some(url.into()),
             statement_timeout: shared::units::Span::secs(1),
         };
-        let context = Context { pipeline: "p".into(), cluster_id: "c".into(), topic: "t".into() };
+        let context = Context { pipeline: "p".into(), ..Context::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(Server::new(&config, &context))
     }

@@ -18,6 +18,30 @@ pub(super) fn failed(server: &Server, error: &tokio_postgres::Error) -> SinkErro
     error.as_db_error().map_or_else(|| without_answer(server, error), |cause| answered(server, cause))
 }
 
+/// What a failure of a statement on a table of the user's means. Of the message nothing is told: it may repeat a
+/// value that does not fit.
+pub(super) fn failed_in(server: &Server, table: &str, error: &tokio_postgres::Error) -> SinkError {
+    let Some(cause) = error.as_db_error() else { return failed(server, error) };
+    let code = cause.code().code();
+    let what = match (cause.constraint(), cause.column(), code) {
+        (Some(constraint), _, _) => format!("constraint `{constraint}` forbids it"),
+        (None, Some(column), _) => format!("column `{column}` takes no null"),
+        (None, None, "22001") => "a text is longer than its column".to_owned(),
+        (None, None, "22003") => "a number is beyond its column's range".to_owned(),
+        (None, None, "22021" | "22P05") => "a text has a character that its column does not take".to_owned(),
+        (None, None, _) => "the server refuses it".to_owned(),
+    };
+    let text = format!("{server}: table `{table}`: {what} (SQLSTATE {code})");
+    match meaning(code) {
+        Meaning::Retry => SinkError::Retry(format!("{server}: table `{table}`: {}", cause.message())),
+        Meaning::Refused => SinkError::Refused(text),
+        Meaning::Halt(_) => SinkError::Halt(format!(
+            "{text}: the table is not as it was when it was checked, or the role lacks a right on it (SELECT, \
+             INSERT, UPDATE, DELETE)"
+        )),
+    }
+}
+
 /// What to do about an SQLSTATE.
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning {

@@ -18,7 +18,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::classify::failed;
 use super::copy::COPY_EVENTS;
+use super::tables::{self, Prepared};
 use super::{MOVE_FENCE, UPSERT_ENTITIES};
+use crate::sink::mapping::table::{self, Table};
 use crate::sink::{Context, SinkError, rows};
 
 /// For one host's TCP connection, and again for the greeting and the session's settings.
@@ -52,6 +54,9 @@ pub(super) struct Server {
     tls: MakeRustlsConnect,
     schema: String,
     statement_timeout: Duration,
+    pipeline: String,
+    /// The user's own.
+    pub(super) tables: Vec<Table>,
 }
 
 /// A connection with its prepared statements.
@@ -60,6 +65,8 @@ pub(super) struct Session {
     pub(super) move_fence: Statement,
     pub(super) copy_events: Statement,
     pub(super) upsert_entities: Statement,
+    /// Of the user's own tables, in their order.
+    pub(super) tables: Vec<Prepared>,
     socket: JoinHandle<()>,
 }
 
@@ -94,7 +101,24 @@ impl Server {
         server.target_session_attrs(TargetSessionAttrs::ReadWrite);
         let tls = tls(server.get_ssl_mode())?;
         let statement_timeout = config.statement_timeout.0.max(Duration::from_millis(1));
-        Ok(Self { config: server, tls, schema: config.schema.clone(), statement_timeout })
+        Ok(Self {
+            config: server,
+            tls,
+            schema: config.schema.clone(),
+            statement_timeout,
+            pipeline: context.pipeline.clone(),
+            tables: table::all(&context.tables),
+        })
+    }
+
+    /// The pipeline's name, by which its tables stand in the configuration.
+    pub(super) fn pipeline(&self) -> &str {
+        &self.pipeline
+    }
+
+    /// A table's schema and name; without a schema, it is in that of Hookline's own.
+    pub(super) fn parts<'n>(&'n self, table: &'n str) -> (&'n str, &'n str) {
+        table.split_once('.').unwrap_or((&self.schema, table))
     }
 
     /// SQL with the schema's name in place of `{schema}`, quoted.
@@ -146,7 +170,8 @@ impl Server {
         let move_fence = client.prepare(&self.sql(MOVE_FENCE)).await.map_err(failed)?;
         let copy_events = client.prepare(&self.sql(COPY_EVENTS)).await.map_err(failed)?;
         let upsert_entities = client.prepare(&self.sql(UPSERT_ENTITIES)).await.map_err(failed)?;
-        Ok(Session { client, move_fence, copy_events, upsert_entities, socket })
+        let tables = tables::prepare(&client, self).await?;
+        Ok(Session { client, move_fence, copy_events, upsert_entities, tables, socket })
     }
 
     async fn migrate(&self, client: &mut Client) -> Result<(), SinkError> {
@@ -247,7 +272,7 @@ fn tls(mode: SslMode) -> Result<MakeRustlsConnect, SinkError> {
     Ok(MakeRustlsConnect::new(config))
 }
 
-fn quoted(identifier: &str) -> String {
+pub(super) fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
@@ -282,7 +307,7 @@ mod tests {
             schema: "hooks".to_owned(),
             statement_timeout: shared::units::Span::secs(1),
         };
-        let context = Context { pipeline: "p".into(), cluster_id: "c".into(), topic: "t".into() };
+        let context = Context { pipeline: "p".into(), ..Context::default() };
         let server = Server::new(&config, &context).unwrap();
         assert_eq!(server.to_string(), "PostgreSQL at db1:5432, db2:5433, database shop, schema hooks");
     }
