@@ -17,10 +17,11 @@ use hookline_tests::mariadb::MariaDb;
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, OptsBuilder, Row};
 use processor::sink::{self, SinkError};
-use shared::config::{DatabaseSinkConfig, SinkConfig};
+use shared::config::{ColumnType, DatabaseSinkConfig, SinkConfig};
 use shared::event::Event;
 use tokio::runtime::{Builder, Runtime};
 
+use sink_contract::mapping::{self, Mapped, Relational, Table};
 use sink_contract::remote::{self, Remote};
 use sink_contract::{
     Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, ids, open,
@@ -29,6 +30,9 @@ use sink_contract::{
 
 promises!(Database::new());
 remote::promises!(Database::new());
+mapping::promises!(Database::new());
+mapping::relational!(Database::new());
+mapping::remote_promises!(Database::new());
 
 const PASSWORD: &str = "hunter2@:/?";
 const PASSWORD_ENCODED: &str = "hunter2%40%3A%2F%3F";
@@ -205,6 +209,53 @@ impl Place for Database {
 
     fn refuse_bad(&self) {
         self.run("ALTER TABLE hookline_events ADD CONSTRAINT no_bad CHECK (type <> 'bad')");
+    }
+}
+
+impl Mapped for Database {
+    fn create(&self, table: &Table) {
+        let columns = table.columns.iter().map(|(name, kind)| {
+            let kind = match kind {
+                ColumnType::Text if *name == "number" => "LONGTEXT",
+                ColumnType::Text => "VARCHAR(200)",
+                ColumnType::Integer => "BIGINT",
+                ColumnType::Decimal => "DECIMAL(38, 10)",
+                ColumnType::Boolean => "BOOLEAN",
+                ColumnType::Timestamp => "DATETIME(6)",
+                ColumnType::Date => "DATE",
+                ColumnType::Json => "JSON",
+            };
+            format!("`{name}` {kind}")
+        });
+        let sql = mapping::create_table(table, &format!("`{}`", table.name), columns);
+        self.run(&format!("{sql} DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"));
+        self.grant("DELETE");
+    }
+
+    fn rows(&self, table: &Table) -> Vec<Vec<String>> {
+        let columns = table.columns.iter().map(|(name, kind)| match kind {
+            ColumnType::Timestamp => format!("date_format(`{name}`, '%Y-%m-%dT%H:%i:%s.%fZ')"),
+            ColumnType::Boolean => format!("CASE `{name}` WHEN 1 THEN 'true' WHEN 0 THEN 'false' END"),
+            _ => format!("CAST(`{name}` AS CHAR)"),
+        });
+        let sql = format!("SELECT {} FROM `{}`", columns.collect::<Vec<_>>().join(", "), table.name);
+        self.read(&sql, |row| {
+            let value = |n| row.get::<Option<String>, _>(n).unwrap().unwrap_or_else(|| "null".to_owned());
+            (0..table.columns.len()).map(value).collect()
+        })
+    }
+
+    fn insert(&self, table: &Table, values: &[&str]) {
+        self.run(&format!("INSERT INTO `{}` VALUES ('{}')", table.name, values.join("', '")));
+    }
+}
+
+impl Relational for Database {
+    fn sql(&self, sql: &str) {
+        let sql = sql.replace(['{', '}'], "`");
+        let collation = " DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin";
+        self.run(&format!("{sql}{}", if sql.starts_with("CREATE TABLE") { collation } else { "" }));
+        self.grant("DELETE");
     }
 }
 

@@ -7,6 +7,7 @@
 mod classify;
 mod connect;
 mod insert;
+mod tables;
 
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Params, Row};
@@ -17,7 +18,7 @@ use shared::config::DatabaseSinkConfig;
 
 use self::connect::{Server, Session};
 use super::rows::{self, StoredFence};
-use super::{Batch, Context, Sink, SinkError};
+use super::{Batch, Context, Sink, SinkError, mapping};
 use crate::position::{Epoch, Fence, Position};
 
 const WAY_OUT: &str = "give it a database of its own (sink.mysql.url)";
@@ -114,12 +115,14 @@ impl Sink for Mysql {
 
     fn deliver(&mut self, batch: &Batch<'_>) -> Result<(), SinkError> {
         let rows = rows::of(batch)?;
+        let changes = mapping::changes(&self.server.tables, &rows)?;
         self.run(async |session, server, _| {
             in_transaction(session, server, async |session| {
-                let Session { conn, packet_bytes_max, .. } = session;
+                let Session { conn, packet_bytes_max, scales, .. } = session;
                 move_fence(conn, server, batch).await?;
                 insert::events(conn, server, *packet_bytes_max, batch.partition, &rows).await?;
-                insert::entities(conn, server, batch.partition, &rows).await
+                insert::entities(conn, server, batch.partition, &rows).await?;
+                tables::apply(conn, server, scales, *packet_bytes_max, changes).await
             })
             .await
         })

@@ -107,8 +107,7 @@ fn check_table(
             "table `{name}`, column `{column}` takes no null, has no default and is not mapped"
         ));
     }
-    let key: BTreeSet<String> =
-        table.key.iter().filter_map(|n| table.columns.get(*n)).map(|column| column.name.clone()).collect();
+    let key = table.key_names();
     if table.is_upsert && !there.unique.contains(&key) {
         let key = key.iter().map(|column| format!("`{column}`")).collect::<Vec<_>>().join(", ");
         faults.push(format!("table `{name}` has no primary key or unique index on exactly {key}"));

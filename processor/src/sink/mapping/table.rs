@@ -1,6 +1,6 @@
 //! A mapped table as its configuration says: which events it takes, and how each becomes rows.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use shared::config::{
     Attribute, ColumnType, ColumnValue, LookupConfig, OnDelete, Pointer, TableConfig, TablesConfig, Write,
@@ -117,6 +117,11 @@ impl Table {
     /// Whether an event has a row for each element of an array.
     pub(in crate::sink) fn has_elements(&self) -> bool {
         self.each.is_some()
+    }
+
+    /// The names of the key's columns.
+    pub(in crate::sink) fn key_names(&self) -> BTreeSet<String> {
+        self.key.iter().filter_map(|n| self.columns.get(*n)).map(|column| column.name.clone()).collect()
     }
 
     pub(in crate::sink) fn looks_up(&self) -> bool {

@@ -38,6 +38,23 @@ impl Server {
         }
     }
 
+    /// What a failure of a statement on a table of the user's means.
+    pub(super) fn failed_in(&self, table: &str, error: &Error) -> SinkError {
+        let Error::Server(ServerError { code, state, message }) = error else { return self.failed(error) };
+        let text = format!(
+            "{self}: table `{table}`: {} (error {code}, SQLSTATE {state})",
+            without_values(*code, message)
+        );
+        match meaning(*code, state) {
+            Meaning::Retry => SinkError::Retry(text),
+            Meaning::Refused => SinkError::Refused(text),
+            Meaning::Halt(_) => SinkError::Halt(format!(
+                "{text}: the table is not as it was when it was checked, or the user lacks a right on it (SELECT, \
+                 INSERT, UPDATE, DELETE)"
+            )),
+        }
+    }
+
     /// A column or a row is not what it was made as.
     pub(super) fn other_tables(&self) -> SinkError {
         SinkError::Halt(format!("{self}: {TABLES}"))

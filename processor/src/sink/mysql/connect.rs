@@ -12,6 +12,8 @@ use secrecy::ExposeSecret as _;
 use shared::config::DatabaseSinkConfig;
 use tokio::time::timeout;
 
+use super::tables;
+use crate::sink::mapping::table::{self, Table};
 use crate::sink::{Context, SinkError, rows};
 
 /// For the TCP connection and the greeting.
@@ -45,6 +47,9 @@ const FIND_OTHER_ENGINE: &str = "SELECT table_name FROM information_schema.table
 pub(super) struct Server {
     opts: Opts,
     statement_timeout: Duration,
+    pipeline: String,
+    /// The user's own.
+    pub(super) tables: Vec<Table>,
 }
 
 /// A connection.
@@ -52,6 +57,8 @@ pub(super) struct Session {
     pub(super) conn: Conn,
     /// Bytes of rows that one statement can have.
     pub(super) packet_bytes_max: usize,
+    /// How many digits after the point the columns of the user's own tables hold, in the tables' order.
+    pub(super) scales: Vec<Vec<Option<usize>>>,
     last_used: Instant,
 }
 
@@ -78,7 +85,14 @@ impl Server {
         Ok(Self {
             opts: opts.into(),
             statement_timeout: config.statement_timeout.0.max(Duration::from_secs(1)),
+            pipeline: context.pipeline.clone(),
+            tables: table::all(&context.tables),
         })
+    }
+
+    /// The pipeline's name, by which its tables stand in the configuration.
+    pub(super) fn pipeline(&self) -> &str {
+        &self.pipeline
     }
 
     /// For one call after the connection stands: a transaction of several statements.
@@ -109,7 +123,8 @@ impl Server {
         let connected = timeout(CONNECT_TIMEOUT, Conn::new(self.opts.clone())).await;
         let conn = connected.map_err(|_| late(CONNECT_TIMEOUT))?;
         let conn = conn.map_err(|e| rows::not_by_data(self.failed(&e)))?;
-        let mut session = Session { conn, packet_bytes_max: 0, last_used: Instant::now() };
+        let mut session =
+            Session { conn, packet_bytes_max: 0, scales: Vec::new(), last_used: Instant::now() };
         let limit = self.call_limit();
         let set_up = timeout(limit, self.set_up(&mut session)).await.unwrap_or_else(|_| Err(late(limit)));
         match set_up {
@@ -122,16 +137,17 @@ impl Server {
     }
 
     /// READ COMMITTED: a claim that waited for a former owner must see what that left. Strict: what does not
-    /// fit is refused, not cut off. `wait_timeout`: should this client vanish in the middle of a transaction,
+    /// fit is refused, not cut off. Times are UTC. `wait_timeout`: should this client vanish in the middle of a transaction,
     /// its locks go soon.
     async fn set_up(&self, session: &mut Session) -> Result<(), SinkError> {
-        let Session { conn, packet_bytes_max, .. } = session;
+        let Session { conn, packet_bytes_max, scales, .. } = session;
         let failed = |e: mysql_async::Error| self.failed(&e);
         let seconds = |duration: Duration| duration.as_secs().clamp(1, 86_400);
         let (lock_wait, idle) = (seconds(self.statement_timeout), seconds(self.call_limit()));
         conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await.map_err(failed)?;
         let settings = format!(
             "SET SESSION autocommit = 1, SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
+             SESSION time_zone = '+00:00', \
              SESSION innodb_lock_wait_timeout = {lock_wait}, SESSION lock_wait_timeout = {lock_wait}, \
              SESSION wait_timeout = {idle}"
         );
@@ -159,6 +175,7 @@ impl Server {
                  TABLE {table} ENGINE = InnoDB)"
             )));
         }
+        *scales = tables::check(conn, self).await?;
         Ok(())
     }
 
@@ -283,7 +300,8 @@ mod tests {
     #[test]
     fn a_servers_name_in_errors_has_no_password() {
         let opts = parse("mysql://user1:hunter2@db1/shop").unwrap().into();
-        let server = Server { opts, statement_timeout: Duration::from_secs(1) };
+        let (pipeline, tables) = (String::new(), Vec::new());
+        let server = Server { opts, statement_timeout: Duration::from_secs(1), pipeline, tables };
         assert_eq!(server.to_string(), "MySQL at db1:3306, database shop");
     }
 }

@@ -103,7 +103,7 @@ fn chunk(rows: &[Row<'_>], packet_bytes_max: usize) -> usize {
 }
 
 /// The largest power of two up to a number of rows; 0 for 0.
-fn power_of_two(rows: usize) -> usize {
+pub(super) fn power_of_two(rows: usize) -> usize {
     rows.min(ROWS_MAX).checked_ilog2().map_or(0, |exponent| 1 << exponent)
 }
 
@@ -141,13 +141,18 @@ fn event(partition: i32, row: &Row<'_>) -> Result<[Value; 16], SinkError> {
 fn time(ms: i64, row: &Row<'_>) -> Result<Value, SinkError> {
     let no_such_time = || rows::no_such_time(row);
     let time = Timestamp::from_millisecond(ms).map_err(|_| no_such_time())?;
+    datetime(time).ok_or_else(no_such_time)
+}
+
+/// In UTC; none where MySQL's calendar does not have it.
+pub(super) fn datetime(time: Timestamp) -> Option<Value> {
     let time = time.to_zoned(TimeZone::UTC).datetime();
-    let part = |part: i8| u8::try_from(part).map_err(|_| no_such_time());
-    let year = u16::try_from(time.year()).map_err(|_| no_such_time())?;
-    let micros = u32::try_from(time.subsec_nanosecond() / 1000).map_err(|_| no_such_time())?;
+    let part = |part: i8| u8::try_from(part).ok();
+    let year = u16::try_from(time.year()).ok()?;
+    let micros = u32::try_from(time.subsec_nanosecond() / 1000).ok()?;
     let (month, day) = (part(time.month())?, part(time.day())?);
     let (hour, minute, second) = (part(time.hour())?, part(time.minute())?, part(time.second())?);
-    Ok(Value::Date(year, month, day, hour, minute, second, micros))
+    Some(Value::Date(year, month, day, hour, minute, second, micros))
 }
 
 /// In hexadecimal, since a parameter is text to the server.
