@@ -6,6 +6,10 @@
 #[cfg(feature = "http")]
 mod http;
 #[cfg(any(feature = "mongodb", feature = "mysql", feature = "postgres", feature = "sqlite"))]
+#[cfg_attr(
+    not(all(feature = "mongodb", feature = "mysql", feature = "postgres", feature = "sqlite")),
+    allow(dead_code, reason = "one database needs what another does not")
+)]
 mod mapping;
 #[cfg(feature = "mongodb")]
 mod mongodb;

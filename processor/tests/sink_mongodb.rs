@@ -17,10 +17,11 @@ use jiff::Timestamp;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::{Client, IndexModel};
 use processor::sink::{self, SinkError};
-use shared::config::{DatabaseSinkConfig, SinkConfig};
+use shared::config::{ColumnType, DatabaseSinkConfig, SinkConfig};
 use shared::event::Event;
 use tokio::runtime::{Builder, Runtime};
 
+use sink_contract::mapping::{self, Mapped, Table};
 use sink_contract::remote::{self, Remote};
 use sink_contract::{
     Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, ids, open,
@@ -29,6 +30,8 @@ use sink_contract::{
 
 promises!(Database::new());
 remote::promises!(Database::new());
+mapping::promises!(Database::new());
+mapping::remote_promises!(Database::new());
 
 #[test]
 fn a_former_owner_that_was_held_up_anywhere_changes_nothing() {
@@ -58,9 +61,12 @@ impl Database {
 
     /// Hookline's own documents, in the order of their keys.
     fn read(&self, collection: &str) -> Vec<Document> {
+        self.find(collection, doc! { "log_partition": { "$exists": true } })
+    }
+
+    fn find(&self, collection: &str, filter: Document) -> Vec<Document> {
         self.runtime.block_on(async {
-            let own = doc! { "log_partition": { "$exists": true } };
-            let mut cursor = self.collection(collection).find(own).sort(doc! { "_id": 1 }).await.unwrap();
+            let mut cursor = self.collection(collection).find(filter).sort(doc! { "_id": 1 }).await.unwrap();
             let mut documents = Vec::new();
             while cursor.advance().await.unwrap() {
                 documents.push(cursor.deserialize_current().unwrap());
@@ -195,6 +201,66 @@ impl Place for Database {
     }
 
     fn is_atomic(&self) -> bool {
+        false
+    }
+}
+
+/// A value that the tests put into JSON.
+fn json_of(value: &Bson) -> serde_json::Value {
+    match value {
+        Bson::Null => serde_json::Value::Null,
+        Bson::Boolean(is) => (*is).into(),
+        Bson::Int64(number) => (*number).into(),
+        Bson::Double(number) => (*number).into(),
+        Bson::String(text) => text.as_str().into(),
+        Bson::Array(elements) => elements.iter().map(json_of).collect(),
+        Bson::Document(fields) => fields.iter().map(|(name, value)| (name.clone(), json_of(value))).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+impl Mapped for Database {
+    fn create(&self, table: &Table) {
+        let database = self.client.database(&self.name);
+        self.runtime.block_on(async { database.create_collection(table.name).await.unwrap() });
+    }
+
+    fn rows(&self, table: &Table) -> Vec<Vec<String>> {
+        let documents = self.find(table.name, doc! { "hookline_deleted": { "$exists": false } });
+        let value = |document: &Document, (name, kind): &(&str, ColumnType)| match (document.get(name), kind)
+        {
+            (None, _) => panic!("no field {name}"),
+            (Some(Bson::Null), _) => "null".to_owned(),
+            (Some(Bson::String(text)), ColumnType::Text | ColumnType::Decimal | ColumnType::Date) => {
+                text.clone()
+            }
+            (Some(Bson::Int64(number)), ColumnType::Integer) => number.to_string(),
+            (Some(Bson::Boolean(is)), ColumnType::Boolean) => is.to_string(),
+            (Some(Bson::DateTime(time)), ColumnType::Timestamp) => {
+                format!("{:.6}", Timestamp::from_millisecond(time.timestamp_millis()).unwrap())
+            }
+            (Some(json), ColumnType::Json) => json_of(json).to_string(),
+            (Some(other), kind) => panic!("{name}, {kind}: {other:?}"),
+        };
+        let row = |document| table.columns.iter().map(|column| value(document, column)).collect();
+        documents.iter().map(row).collect()
+    }
+
+    fn insert(&self, table: &Table, values: &[&str]) {
+        let fields = table
+            .columns
+            .iter()
+            .zip(values)
+            .map(|((name, _), value)| ((*name).to_owned(), Bson::from(*value)));
+        self.insert(table.name, fields.collect());
+    }
+
+    /// FerretDB reads all documents for each one that it writes.
+    fn many(&self) -> i64 {
+        250
+    }
+
+    fn has_microseconds(&self) -> bool {
         false
     }
 }

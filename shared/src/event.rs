@@ -290,12 +290,19 @@ pub fn decode_source(text: &str) -> Option<(&str, Cow<'_, str>)> {
 /// No two different triples give the same key.
 #[must_use]
 pub fn entity_key(source: &str, connection: &str, entity: &str) -> String {
-    let mut out = String::with_capacity(source.len() + connection.len() + entity.len() + 2);
-    for (n, part) in [source, connection, entity].into_iter().enumerate() {
+    joined(&[source, connection, entity])
+}
+
+/// Texts, each percent-encoded, joined by `/`. No two different lists of one length give the same one.
+#[must_use]
+pub fn joined(parts: &[impl AsRef<str>]) -> String {
+    let length: usize = parts.iter().map(|part| part.as_ref().len() + 1).sum();
+    let mut out = String::with_capacity(length);
+    for (n, part) in parts.iter().enumerate() {
         if n > 0 {
             out.push('/');
         }
-        out.extend(utf8_percent_encode(part, ESCAPED));
+        out.extend(utf8_percent_encode(part.as_ref(), ESCAPED));
     }
     out
 }

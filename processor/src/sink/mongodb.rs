@@ -12,6 +12,8 @@
 mod classify;
 mod connect;
 mod documents;
+mod guarded;
+mod tables;
 
 use mongodb::Collection;
 use mongodb::bson::{Binary, Bson, Document, doc, spec::BinarySubtype};
@@ -23,9 +25,10 @@ use tokio::time::timeout;
 use shared::config::DatabaseSinkConfig;
 
 use self::classify::is_duplicate;
-use self::connect::{Server, Session};
+use self::connect::{ENTITIES, Server, Session};
+use self::guarded::Place;
 use super::rows::{self, StoredFence};
-use super::{Batch, Context, Sink, SinkError};
+use super::{Batch, Context, Sink, SinkError, mapping};
 use crate::position::{Epoch, Fence, Position};
 
 const WAY_OUT: &str = "give it a database of its own (sink.mongodb.url)";
@@ -111,6 +114,7 @@ impl Sink for Mongodb {
 
     fn deliver(&mut self, batch: &Batch<'_>) -> Result<(), SinkError> {
         let rows = rows::of(batch)?;
+        let changes = mapping::changes(&self.server.tables, &rows)?;
         let events = documents::events(batch.partition, &rows)?;
         let entities = documents::entities(batch.partition, &rows, &events);
         self.run(async |session, server, _| {
@@ -118,8 +122,11 @@ impl Sink for Mongodb {
             if (found.position, found.epoch) != (batch.from.position, batch.from.epoch) {
                 return Err(fenced(batch, found));
             }
+            let writes = tables::writes(session, server, batch.partition, changes).await?;
             documents::insert(&session.events, server, events).await?;
-            documents::show(session, server, entities).await?;
+            let place = Place { collection: ENTITIES, guard: "position" };
+            guarded::write(session, server, &place, entities).await?;
+            tables::apply(session, server, writes).await?;
             move_fence(&session.fence, server, batch).await
         })
     }

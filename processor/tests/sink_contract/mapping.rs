@@ -68,6 +68,14 @@ pub(crate) trait Mapped: Place {
     fn rows(&self, table: &Table) -> Vec<Vec<String>>;
     /// Somebody else's row of texts.
     fn insert(&self, table: &Table, values: &[&str]);
+    /// Entities of a batch that is long for it.
+    fn many(&self) -> i64 {
+        2_500
+    }
+    /// Whether its times have microseconds. Else they have milliseconds.
+    fn has_microseconds(&self) -> bool {
+        true
+    }
 }
 
 /// For those with SQL.
@@ -204,7 +212,8 @@ pub(crate) fn every_type_is_stored_without_loss(place: &impl Mapped) {
                     12345678901234567890123456.105|true|2026-02-28T22:30:00.123456Z|2024-02-29|\
                     {\"lines\":[{\"name\":\"Ä\",\"no\":1,\"note\":null,\"open\":false}]}|\
                     2023-11-14T22:13:21.000000Z|2026-03-01T10:00:00.500000Z";
-    assert_eq!(rows(place, &things()), [expected]);
+    let cut = if place.has_microseconds() { "123456" } else { "123000" };
+    assert_eq!(rows(place, &things()), [expected.replace("123456Z", &format!("{cut}Z"))]);
 }
 
 pub(crate) fn an_absent_value_is_null(place: &impl Mapped) {
@@ -433,13 +442,15 @@ pub(crate) fn a_long_batch_is_in_the_table(place: &impl Mapped) {
     place.create(&orders());
     let mut owner = owner(place, ORDERS, 1);
     let large = "x".repeat(20_000);
-    let batch: Vec<_> = (0..3_000)
-        .map(|n| order(n, &format!("o{}", n % 2_500), if n % 5 == 0 { &large } else { "y" }))
+    let entities = place.many();
+    // A fifth of the entities has two events.
+    let batch: Vec<_> = (0..entities + entities / 5)
+        .map(|n| order(n, &format!("o{}", n % entities), if n % 5 == 0 { &large } else { "y" }))
         .collect();
     owner.deliver(&batch).unwrap();
     let found = place.rows(&orders());
-    assert_eq!(found.len(), 2_500);
-    let of_n = |n: i64| if n < 500 { n + 2_500 } else { n };
+    assert_eq!(i64::try_from(found.len()), Ok(entities));
+    let of_n = |n: i64| if n < entities / 5 { n + entities } else { n };
     for row in found {
         let n = of_n(row[1].trim_start_matches('o').parse().unwrap());
         let expected = if n % 5 == 0 { large.len() } else { 1 };

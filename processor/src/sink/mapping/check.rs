@@ -64,6 +64,14 @@ pub(in crate::sink) fn check(
             None => faults.push(format!("table `{}` does not exist", table.name)),
         }
     }
+    faulty(place, pipeline, &faults)
+}
+
+/// Tells all faults.
+///
+/// # Errors
+/// Halt, if there are any.
+pub(in crate::sink) fn faulty(place: &str, pipeline: &str, faults: &[String]) -> Result<(), SinkError> {
     if faults.is_empty() {
         return Ok(());
     }

@@ -92,7 +92,8 @@ impl Table {
             columns.iter().enumerate().filter(|(_, column)| filter(column)).map(|(n, _)| n).collect()
         };
         let is_key = |column: &Column| config.key.contains(&column.name);
-        let key = those(&is_key);
+        let place = |name: &String| columns.iter().position(|column| column.name == *name);
+        let key = config.key.iter().filter_map(place).collect();
         let identity =
             those(&|column| is_key(column) && column.attribute().is_some_and(Attribute::is_identity));
         let marked = those(&|column| {

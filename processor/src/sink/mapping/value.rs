@@ -132,6 +132,20 @@ fn plain(number: Cow<'_, str>) -> Option<Cow<'_, str>> {
     Some(Cow::Owned(out))
 }
 
+/// A number of JSON's grammar as a decimal without an exponent; none where that would be too long.
+pub(in crate::sink) fn decimal(number: &str) -> Option<Cow<'_, str>> {
+    plain(Cow::Borrowed(number))
+}
+
+/// Whether two decimals without exponents are the same number.
+pub(in crate::sink) fn same(a: &str, b: &str) -> bool {
+    let zeros = |text: &str| match text.split_once('.') {
+        Some(_) => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        None => text.to_owned(),
+    };
+    zeros(a) == zeros(b)
+}
+
 /// How many digits after the point a decimal needs.
 pub(super) fn scale(decimal: &str) -> usize {
     decimal.split_once('.').map_or(0, |(_, fraction)| fraction.trim_end_matches('0').len())

@@ -98,12 +98,12 @@ impl Server {
         SinkError::Retry(format!("{self}: a write did not reach most of the members in time (code {code})"))
     }
 
-    /// What a write to hookline_entities failed by, whose event stands in hookline_events already.
-    pub(super) fn entity_failed(&self, code: i32) -> SinkError {
+    /// What a write to a collection failed by, whose event stands in hookline_events already.
+    pub(super) fn guarded_failed(&self, collection: &str, code: i32) -> SinkError {
         match self.answered(code, "") {
             SinkError::Refused(message) => SinkError::Halt(format!(
-                "{message}: a validator or an index on hookline_entities forbids what hookline_events took: move \
-                 it there, where it dead-letters the event"
+                "{message}: a validator or an index on {collection} forbids what hookline_events took: move it \
+                 there, where it dead-letters the event"
             )),
             error @ (SinkError::Retry(_) | SinkError::Fenced { .. } | SinkError::Halt(_)) => error,
         }

@@ -17,6 +17,8 @@ use shared::config::DatabaseSinkConfig;
 use tokio::time::timeout;
 
 use super::classify::is_duplicate;
+use super::tables;
+use crate::sink::mapping::table::{self, Table};
 use crate::sink::{Context, SinkError, rows};
 
 pub(super) const EVENTS: &str = "hookline_events";
@@ -41,6 +43,9 @@ pub(super) struct Server {
     options: ClientOptions,
     database: String,
     statement_timeout: Duration,
+    pipeline: String,
+    /// The user's own.
+    pub(super) tables: Vec<Table>,
 }
 
 /// A client with its collections.
@@ -93,7 +98,13 @@ impl Server {
         options.read_concern = Some(ReadConcern::majority());
         options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
         options.retry_writes = Some(true);
-        Ok(Self { options, database, statement_timeout })
+        let (pipeline, tables) = (context.pipeline.clone(), table::all(&context.tables));
+        Ok(Self { options, database, statement_timeout, pipeline, tables })
+    }
+
+    /// The pipeline's name, by which its tables stand in the configuration.
+    pub(super) fn pipeline(&self) -> &str {
+        &self.pipeline
     }
 
     /// For one call: commands for events, entities and fence.
@@ -118,7 +129,11 @@ impl Server {
             client,
             database,
         };
-        match self.migrate(&session).await {
+        let prepared = match self.migrate(&session).await {
+            Ok(()) => tables::check(&session, self).await,
+            Err(error) => Err(error),
+        };
+        match prepared {
             Ok(()) => Ok(session),
             Err(error) => {
                 session.end().await;

@@ -9,29 +9,17 @@ use mongodb::error::{Error, ErrorKind};
 use shared::event::entity_key;
 
 use super::classify::DUPLICATE;
-use super::connect::{ENTITIES, Server, Session};
+use super::connect::Server;
+use super::guarded::{Guarded, find};
 use crate::position::Position;
 use crate::sink::SinkError;
 use crate::sink::rows::{self, Row};
 
 /// A document may have 16 MiB, as may a command with the one entity in it.
-const DOCUMENT_BYTES_MAX: usize = 15 * 1024 * 1024;
-/// Bytes of entities in one command, if they are more than one.
-const COMMAND_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Another owner's write may come between a try and the look at why it failed, but hardly so often.
-const TRIES_MAX: usize = 3;
-
-/// An entity's last event in a batch.
-pub(super) struct Entity {
-    key: String,
-    /// As in [`id`].
-    position: String,
-    fields: Document,
-    bytes: usize,
-}
+pub(super) const DOCUMENT_BYTES_MAX: usize = 15 * 1024 * 1024;
 
 /// The key of an event's document: as text, in the order of application within a partition.
-fn id(partition: i32, position: Position) -> String {
+pub(super) fn id(partition: i32, position: Position) -> String {
     format!("{partition:010}:{:019}:{:010}", position.offset, position.ordinal)
 }
 
@@ -77,7 +65,7 @@ fn event(partition: i32, row: &Row<'_>) -> Result<Document, SinkError> {
 }
 
 /// What hookline_entities is to show after the batch.
-pub(super) fn entities(partition: i32, rows: &[Row<'_>], events: &[Document]) -> Vec<Entity> {
+pub(super) fn entities(partition: i32, rows: &[Row<'_>], events: &[Document]) -> Vec<Guarded> {
     let by_id: BTreeMap<&str, &Document> =
         events.iter().filter_map(|event| Some((event.get_str("_id").ok()?, event))).collect();
     let last = rows::last_of_entities(rows).into_iter();
@@ -90,8 +78,7 @@ pub(super) fn entities(partition: i32, rows: &[Row<'_>], events: &[Document]) ->
             fields.remove(name);
         }
         fields.extend(doc! { "updated": updated, "position": &position });
-        let bytes = bytes(&fields);
-        Some(Entity { key, position, fields, bytes })
+        Some(Guarded::new(key, position, doc! { "$set": fields }))
     })
     .collect()
 }
@@ -147,123 +134,6 @@ async fn find_there(
     Ok(there.into_keys().collect())
 }
 
-/// Documents by their keys.
-async fn find(
-    collection: &Collection<Document>,
-    server: &Server,
-    ids: Vec<Bson>,
-    projection: Document,
-) -> Result<BTreeMap<String, Document>, SinkError> {
-    let failed = |e: Error| rows::not_by_data(server.failed(&e));
-    let mut cursor =
-        collection.find(doc! { "_id": { "$in": ids } }).projection(projection).await.map_err(failed)?;
-    let mut found = BTreeMap::new();
-    while cursor.advance().await.map_err(failed)? {
-        let document = cursor.deserialize_current().map_err(failed)?;
-        let id = document.get_str("_id").map_err(|_| server.other_collections())?.to_owned();
-        found.insert(id, document);
-    }
-    Ok(found)
-}
-
-/// Shows entities' last events, where no later one is shown already.
-pub(super) async fn show(
-    session: &Session,
-    server: &Server,
-    mut entities: Vec<Entity>,
-) -> Result<(), SinkError> {
-    for _ in 0..TRIES_MAX {
-        let mut again = Vec::new();
-        while !entities.is_empty() {
-            let rest = entities.split_off(chunk(&entities));
-            let taken = upsert(session, server, &entities).await?;
-            again.extend(not_later(session, server, entities, &taken).await?);
-            entities = rest;
-        }
-        if again.is_empty() {
-            return Ok(());
-        }
-        entities = again;
-    }
-    Err(SinkError::Halt(format!("{server}: a unique index on hookline_entities forbids an entity: drop it")))
-}
-
-/// Whose key is taken shows a later event, or this one. Returns those of which that is not so.
-async fn not_later(
-    session: &Session,
-    server: &Server,
-    entities: Vec<Entity>,
-    taken: &BTreeSet<usize>,
-) -> Result<Vec<Entity>, SinkError> {
-    if taken.is_empty() {
-        return Ok(Vec::new());
-    }
-    let taken: Vec<Entity> = entities
-        .into_iter()
-        .enumerate()
-        .filter(|(n, _)| taken.contains(n))
-        .map(|(_, entity)| entity)
-        .collect();
-    let keys = taken.iter().map(|entity| Bson::from(&entity.key)).collect();
-    let there = find(&session.entities, server, keys, doc! { "position": 1 }).await?;
-    let is_later = |entity: &Entity| {
-        let found = there.get(&entity.key).and_then(|found| found.get_str("position").ok());
-        found.is_some_and(|position| position >= entity.position.as_str())
-    };
-    Ok(taken.into_iter().filter(|entity| !is_later(entity)).collect())
-}
-
-fn chunk(entities: &[Entity]) -> usize {
-    let mut bytes = 0;
-    let fitting = entities.iter().take_while(|entity| {
-        bytes += entity.bytes;
-        bytes <= COMMAND_BYTES_MAX
-    });
-    fitting.count().max(1)
-}
-
-/// One command. Returns the indexes of the entities whose key is taken: where a document with that key shows a
-/// later position, the filter does not find it, and it cannot be inserted.
-async fn upsert(
-    session: &Session,
-    server: &Server,
-    entities: &[Entity],
-) -> Result<BTreeSet<usize>, SinkError> {
-    let updates: Vec<Document> = entities
-        .iter()
-        .map(|Entity { key, position, fields, .. }| {
-            doc! {
-                "q": { "_id": key, "position": { "$lt": position } },
-                "u": { "$set": fields },
-                "upsert": true,
-            }
-        })
-        .collect();
-    let command = doc! {
-        "update": ENTITIES,
-        "updates": updates,
-        "ordered": false,
-        "writeConcern": server.write_concern(),
-    };
-    let answer =
-        session.database.run_command(command).await.map_err(|e| rows::not_by_data(server.failed(&e)))?;
-    if let Some(concern) = answer.get("writeConcernError") {
-        let code = concern.as_document().and_then(|concern| concern.get_i32("code").ok());
-        return Err(server.not_durable(code));
-    }
-    let mut taken = BTreeSet::new();
-    for error in answer.get_array("writeErrors").into_iter().flatten().filter_map(Bson::as_document) {
-        let code = error.get_i32("code").unwrap_or_default();
-        let index = error.get_i32("index").ok().and_then(|index| usize::try_from(index).ok());
-        match index {
-            Some(index) if code == DUPLICATE => taken.insert(index),
-            // The event stands in hookline_events already: it cannot be refused any more.
-            _ => return Err(server.entity_failed(code)),
-        };
-    }
-    Ok(taken)
-}
-
 /// Text where the body is text, so that MongoDB's operators for strings work on it; else bytes.
 fn body(body: &[u8]) -> Bson {
     match std::str::from_utf8(body) {
@@ -278,7 +148,7 @@ fn time(ms: i64, row: &Row<'_>) -> Result<DateTime, SinkError> {
 }
 
 /// How long a document is.
-fn bytes(document: &Document) -> usize {
+pub(super) fn bytes(document: &Document) -> usize {
     document.to_vec().map_or(usize::MAX, |bytes| bytes.len())
 }
 
