@@ -21,6 +21,7 @@ use shared::config::{ColumnType, DatabaseSinkConfig, SinkConfig};
 use shared::event::Event;
 use tokio::runtime::{Builder, Runtime};
 
+use sink_contract::example;
 use sink_contract::mapping::{self, Mapped, Table};
 use sink_contract::remote::{self, Remote};
 use sink_contract::{
@@ -32,6 +33,20 @@ promises!(Database::new());
 remote::promises!(Database::new());
 mapping::promises!(Database::new());
 mapping::remote_promises!(Database::new());
+
+/// There is no mongosh: the collections' names are read, and the collections made by the client.
+#[test]
+fn the_example_of_purchase_orders_runs() {
+    let database = Database::new();
+    let script = example::file("mongodb", "collections.js");
+    let names =
+        script.lines().filter_map(|line| line.strip_prefix("db.createCollection(\"")?.strip_suffix("\");"));
+    let made = database.client.database(&database.name);
+    for name in names {
+        database.runtime.block_on(async { made.create_collection(name).await.unwrap() });
+    }
+    example::runs(&database, "mongodb", false);
+}
 
 #[test]
 fn a_former_owner_that_was_held_up_anywhere_changes_nothing() {

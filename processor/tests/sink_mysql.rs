@@ -21,6 +21,7 @@ use shared::config::{ColumnType, DatabaseSinkConfig, SinkConfig};
 use shared::event::Event;
 use tokio::runtime::{Builder, Runtime};
 
+use sink_contract::example;
 use sink_contract::mapping::{self, Mapped, Relational, Table};
 use sink_contract::remote::{self, Remote};
 use sink_contract::{
@@ -284,6 +285,14 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
         // information_schema.innodb_trx is made anew only when nobody has looked for 0.1 s.
         thread::sleep(Duration::from_millis(150));
     }
+}
+
+#[test]
+fn the_example_of_purchase_orders_runs() {
+    let database = Database::new();
+    database.run(&example::file("mysql", "tables.sql"));
+    database.grant("DELETE");
+    example::runs(&database, "mysql", true);
 }
 
 #[test]

@@ -20,6 +20,7 @@ use processor::position::Epoch;
 use processor::sink::{self, Sink, SinkError};
 use shared::config::{ColumnType, PostgresSinkConfig, SinkConfig};
 
+use sink_contract::example;
 use sink_contract::mapping::{self, Mapped, Relational, Table};
 use sink_contract::remote::{self, Remote};
 use sink_contract::{
@@ -243,6 +244,15 @@ impl Relational for Schema {
         self.run("CREATE SCHEMA IF NOT EXISTS {schema}");
         self.run(&sql.replace('{', "\u{1}").replace('}', "\"").replace('\u{1}', "{schema}.\""));
     }
+}
+
+#[test]
+fn the_example_of_purchase_orders_runs() {
+    let schema = Schema::new();
+    schema.run("CREATE SCHEMA {schema}");
+    // As psql does it for a role whose search_path is the schema.
+    schema.run(&format!("SET search_path = {{schema}}; {}", example::file("postgres", "tables.sql")));
+    example::runs(&schema, "postgres", true);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use rusqlite::{Connection, Row};
 use shared::config::{ColumnType, SinkConfig, SqliteSinkConfig};
 use tempfile::TempDir;
 
+use sink_contract::example;
 use sink_contract::mapping::{self, Mapped, Relational, Table};
 use sink_contract::{
     Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, open, promises,
@@ -148,6 +149,13 @@ impl Relational for File {
     fn sql(&self, sql: &str) {
         self.run(&sql.replace(['{', '}'], "\""));
     }
+}
+
+#[test]
+fn the_example_of_purchase_orders_runs() {
+    let file = File::new();
+    file.run(&example::file("sqlite", "tables.sql"));
+    example::runs(&file, "sqlite", true);
 }
 
 #[test]

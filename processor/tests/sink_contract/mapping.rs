@@ -141,7 +141,7 @@ fn order(offset: i64, entity: &str, number: &str) -> Effect {
 }
 
 /// Rows in the order of their texts, decimals without zeros at the end.
-fn rows(place: &impl Mapped, table: &Table) -> Vec<String> {
+pub(crate) fn rows(place: &impl Mapped, table: &Table) -> Vec<String> {
     let mut rows: Vec<String> = place
         .rows(table)
         .into_iter()

@@ -11,6 +11,7 @@
 )]
 
 pub(crate) mod every;
+pub(crate) mod example;
 pub(crate) mod mapping;
 pub(crate) mod remote;
 
