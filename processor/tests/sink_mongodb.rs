@@ -7,6 +7,7 @@
 
 mod sink_contract;
 
+use std::collections::BTreeSet;
 use std::env;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
@@ -421,3 +422,27 @@ fn tls_that_the_server_does_not_speak_is_no_success() {
     let config = config(database.url("127.0.0.1", FerretDb::shared().port(), "?tls=true"), "1s");
     retried(sink::open(&config, &context()));
 }
+
+/// A new order, changed in the same batch, and then deleted: a former owner that writes it late must not bring it back.
+#[test]
+fn a_former_owner_that_was_held_up_anywhere_brings_no_mapped_document_back() {
+    let database = Database::new();
+    database.create(&mapping::orders());
+    let event = |n: i64| {
+        let order = format!("o{}", n / 3);
+        match n % 3 {
+            2 => mapping::of(n, "order.deleted", &order, ""),
+            _ => mapping::order(n, &order, "a"),
+        }
+    };
+    let context = mapping::with(&mapping::deleting(mapping::ORDERS));
+    remote::held_up_anywhere(&database, &context, 4, event, |applied| {
+        assert!(mapping::rows(&database, &mapping::orders()).is_empty(), "{applied}");
+        let left = database.find("orders", doc! { "hookline_deleted": true });
+        assert_eq!(i64::try_from(left.len()).unwrap(), applied / 3);
+        let last = left.iter().find(|document| document.get_str("_id").unwrap() == "acme/o0").unwrap();
+        assert_eq!(last.keys().map(String::as_str).collect::<BTreeSet<_>>(), KEPT.into());
+    });
+}
+
+const KEPT: [&str; 5] = ["_id", "connection", "hookline_deleted", "hookline_position", "id"];

@@ -22,7 +22,8 @@ use shared::event::Event;
 use tokio::runtime::{Builder, Runtime};
 
 use sink_contract::example;
-use sink_contract::mapping::{self, Mapped, Relational, Table};
+use sink_contract::mapping::{self, Mapped, Table};
+use sink_contract::relational::{self, Relational};
 use sink_contract::remote::{self, Remote};
 use sink_contract::{
     Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, ids, open,
@@ -32,7 +33,7 @@ use sink_contract::{
 promises!(Database::new());
 remote::promises!(Database::new());
 mapping::promises!(Database::new());
-mapping::relational!(Database::new());
+relational::promises!(Database::new());
 mapping::remote_promises!(Database::new());
 
 const PASSWORD: &str = "hunter2@:/?";
@@ -237,7 +238,11 @@ impl Mapped for Database {
         let columns = table.columns.iter().map(|(name, kind)| match kind {
             ColumnType::Timestamp => format!("date_format(`{name}`, '%Y-%m-%dT%H:%i:%s.%fZ')"),
             ColumnType::Boolean => format!("CASE `{name}` WHEN 1 THEN 'true' WHEN 0 THEN 'false' END"),
-            _ => format!("CAST(`{name}` AS CHAR)"),
+            ColumnType::Text
+            | ColumnType::Integer
+            | ColumnType::Decimal
+            | ColumnType::Date
+            | ColumnType::Json => format!("CAST(`{name}` AS CHAR)"),
         });
         let sql = format!("SELECT {} FROM `{}`", columns.collect::<Vec<_>>().join(", "), table.name);
         self.read(&sql, |row| {
@@ -489,4 +494,32 @@ fn tls_verifies_the_certificate_and_the_hosts_name() {
 fn a_sink_opens_by_tls() {
     let opened = sink::open(&config(env::var(TLS_URL).unwrap()), &context());
     opened.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn a_mapped_table_by_which_two_entities_could_be_one_halts() {
+    let database = Database::new();
+    database.run(
+        "CREATE TABLE orders (connection VARCHAR(99), id VARCHAR(99), number VARCHAR(3) UNIQUE, \
+         total DECIMAL(10, 2), PRIMARY KEY (connection, id)) ENGINE = InnoDB COLLATE utf8mb4_general_ci",
+    );
+    let message = halted(sink_contract::open_with(&database, &mapping::with(mapping::ORDERS)));
+    assert!(message.contains("another unique index than its key"), "{message}");
+    assert!(message.contains("column `id` cannot be in the key: its collation"), "{message}");
+    database.run("DROP TABLE orders");
+    database.run(
+        "CREATE TABLE orders (n BIGINT AUTO_INCREMENT PRIMARY KEY, connection VARCHAR(99), id VARCHAR(99), \
+         number VARCHAR(3), total DECIMAL(10, 2), UNIQUE (connection, id)) ENGINE = MyISAM COLLATE utf8mb4_bin",
+    );
+    let message = halted(sink_contract::open_with(&database, &mapping::with(mapping::ORDERS)));
+    assert!(message.contains("ENGINE = InnoDB") && !message.contains("unique index"), "{message}");
+    database.run("ALTER TABLE orders ENGINE = InnoDB");
+    let mut owner = mapping::owner(&database, mapping::ORDERS, 1);
+    let message = mapping::refused(owner.deliver(&[mapping::order(1, "o1 ", "a")]));
+    assert!(message.contains("ends with a space"), "{message}");
+    assert!(mapping::refused(owner.deliver(&[mapping::order(1, "o1", "hunter2")])).contains("Data too long"));
+    let fine = mapping::of(1, "order.x", "o1", r#"{"total":1.005}"#);
+    assert!(mapping::refused(owner.deliver(&[fine])).contains("more digits after the point than 2"));
+    owner.deliver(&[mapping::order(1, "o1", "a"), mapping::order(2, "O1", "b")]).unwrap();
+    assert_eq!(mapping::rows(&database, &mapping::orders()), ["acme|O1|b|2.5", "acme|o1|a|1.5"]);
 }

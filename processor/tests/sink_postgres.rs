@@ -21,7 +21,8 @@ use processor::sink::{self, Sink, SinkError};
 use shared::config::{ColumnType, PostgresSinkConfig, SinkConfig};
 
 use sink_contract::example;
-use sink_contract::mapping::{self, Mapped, Relational, Table};
+use sink_contract::mapping::{self, Mapped, Table};
+use sink_contract::relational::{self, Relational};
 use sink_contract::remote::{self, Remote};
 use sink_contract::{
     Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, ids, open,
@@ -31,7 +32,7 @@ use sink_contract::{
 promises!(Schema::new());
 remote::promises!(Schema::new());
 mapping::promises!(Schema::new());
-mapping::relational!(Schema::new());
+relational::promises!(Schema::new());
 mapping::remote_promises!(Schema::new());
 
 fn server_url() -> String {
@@ -225,7 +226,12 @@ impl Mapped for Schema {
             ColumnType::Timestamp => {
                 format!("to_char(\"{name}\" AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
             }
-            _ => format!("\"{name}\"::text"),
+            ColumnType::Text
+            | ColumnType::Integer
+            | ColumnType::Decimal
+            | ColumnType::Boolean
+            | ColumnType::Date
+            | ColumnType::Json => format!("\"{name}\"::text"),
         });
         let columns = columns.collect::<Vec<_>>().join(", ");
         self.read(&format!("SELECT {columns} FROM {{schema}}.\"{}\"", table.name), |row| {
@@ -537,4 +543,69 @@ fn the_sink_works_on_any_thread_and_closes_its_session() {
     wait_until("the session's end", || schema.backends("") == 0);
     let opened: Box<dyn Sink> = sink::open(&schema.config(), &context()).unwrap().unwrap();
     drop(opened);
+}
+
+#[test]
+fn what_a_mapped_column_would_cut_or_round_is_refused() {
+    let schema = Schema::new();
+    schema.run(
+        "CREATE SCHEMA {schema}; CREATE TABLE {schema}.orders (connection text, id text, number varchar(3), \
+         total numeric(10, 2), PRIMARY KEY (connection, id))",
+    );
+    let mut owner = mapping::owner(&schema, mapping::ORDERS, 1);
+    let long = mapping::order(1, "o1", "hunter2");
+    assert!(
+        mapping::refused(owner.deliver(&[long]))
+            .ends_with("a text is longer than its column (SQLSTATE 22001)")
+    );
+    let body = |total: &str| format!(r#"{{"number":"1","total":{total}}}"#);
+    let fine = mapping::of(1, "order.x", "o1", &body("1.005"));
+    let message = mapping::refused(owner.deliver(&[fine]));
+    assert!(message.ends_with("column `total`: it has more digits after the point than 2"), "{message}");
+    let large = mapping::of(1, "order.x", "o1", &body("1e9"));
+    assert!(mapping::refused(owner.deliver(&[large])).contains("beyond its column's range"));
+    owner.deliver(&[mapping::of(1, "order.x", "o1", &body("1.5000"))]).unwrap();
+    assert_eq!(mapping::rows(&schema, &mapping::orders()), ["acme|o1|1|1.5"]);
+}
+
+#[test]
+fn a_mapped_table_may_stand_in_another_schema_and_needs_its_rights() {
+    let (schema, other) = (Schema::new(), Schema::new());
+    other.run(
+        "CREATE SCHEMA {schema}; CREATE TABLE {schema}.orders (connection text, id text, number text, \
+         total numeric, PRIMARY KEY (connection, id))",
+    );
+    let name = toml::Value::String(format!("{}.orders", other.name)).to_string();
+    let tables = mapping::deleting(mapping::ORDERS).replace("[orders", &format!("[{name}"));
+    let role = unique("hookline_role");
+    open(&schema).unwrap();
+    schema.run(&format!(
+        "CREATE ROLE {role} LOGIN PASSWORD 'x'; GRANT USAGE ON SCHEMA {{schema}} TO {role}; \
+         GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA {{schema}} TO {role}"
+    ));
+    other.run(&format!(
+        "GRANT USAGE ON SCHEMA {{schema}} TO {role}; GRANT SELECT, INSERT, UPDATE ON {{schema}}.orders TO {role}"
+    ));
+    let lesser = schema.via(with_user(&role));
+    let message = halted(sink_contract::open_with(&lesser, &mapping::with(&tables)));
+    assert!(message.contains("lacks a right for this role: grant DELETE"), "{message}");
+    other.run(&format!("GRANT DELETE ON {{schema}}.orders TO {role}"));
+    let mut owner = mapping::owner(&lesser, &tables, 1);
+    let deleted = mapping::of(2, "order.deleted", "o1", "");
+    owner.deliver(&[mapping::order(1, "o1", "a")]).unwrap();
+    assert_eq!(mapping::rows(&other, &mapping::orders()), ["acme|o1|a|1.5"]);
+    owner.deliver(&[deleted]).unwrap();
+    assert!(mapping::rows(&other, &mapping::orders()).is_empty());
+    schema.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+}
+
+#[test]
+fn one_table_under_two_names_is_refused() {
+    let schema = Schema::new();
+    schema.create(&mapping::orders());
+    let name = toml::Value::String(format!("{}.orders", schema.name)).to_string();
+    let twice = format!("{}{}", mapping::ORDERS, mapping::ORDERS.replace("[orders", &format!("[{name}")));
+    assert!(
+        halted(sink_contract::open_with(&schema, &mapping::with(&twice))).contains("are one: map it once")
+    );
 }

@@ -13,7 +13,8 @@ use shared::config::{ColumnType, SinkConfig, SqliteSinkConfig};
 use tempfile::TempDir;
 
 use sink_contract::example;
-use sink_contract::mapping::{self, Mapped, Relational, Table};
+use sink_contract::mapping::{self, Mapped, Table};
+use sink_contract::relational::{self, Relational};
 use sink_contract::{
     Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, open, promises,
     rows_dropped_in_silence_halt,
@@ -21,7 +22,7 @@ use sink_contract::{
 
 promises!(File::new());
 mapping::promises!(File::new());
-mapping::relational!(File::new());
+relational::promises!(File::new());
 
 /// A database file of its own.
 struct File {
@@ -131,7 +132,12 @@ impl Mapped for File {
     fn rows(&self, table: &Table) -> Vec<Vec<String>> {
         let columns = table.columns.iter().map(|(name, kind)| match kind {
             ColumnType::Boolean => format!("CASE \"{name}\" WHEN 1 THEN 'true' WHEN 0 THEN 'false' END"),
-            _ => format!("cast(\"{name}\" AS TEXT)"),
+            ColumnType::Text
+            | ColumnType::Integer
+            | ColumnType::Decimal
+            | ColumnType::Timestamp
+            | ColumnType::Date
+            | ColumnType::Json => format!("cast(\"{name}\" AS TEXT)"),
         });
         let sql = format!("SELECT {} FROM \"{}\"", columns.collect::<Vec<_>>().join(", "), table.name);
         self.read(&sql, |row| {
@@ -246,4 +252,21 @@ fn tables_that_are_not_as_hookline_made_them_halt() {
     assert!(matches!(outcome, Err(SinkError::Halt(_))), "{outcome:?}");
     file.run("DROP TABLE hookline_fence");
     assert!(halted(open(&file)).contains("not as Hookline made them"));
+}
+
+#[test]
+fn a_mapped_column_that_changes_what_it_is_given_halts() {
+    let file = File::new();
+    file.run(
+        "CREATE TABLE orders (connection TEXT, id TEXT COLLATE NOCASE, number NUMERIC, total DECIMAL(10, 2), \
+         PRIMARY KEY (connection, id))",
+    );
+    let message = halted(sink_contract::open_with(&file, &mapping::with(mapping::ORDERS)));
+    for fault in [
+        "column `id` cannot be in the key: its collation",
+        "column `number` is NUMERIC, which is not for a text",
+        "column `total` is DECIMAL(10, 2), which is not for a decimal",
+    ] {
+        assert!(message.contains(fault), "{fault}: {message}");
+    }
 }

@@ -56,9 +56,9 @@ pub(crate) fn runs(place: &impl Mapped, database: &str, has_lines: bool) {
         let items = body.pointer("/data/items").unwrap();
         expected.push(format!("{connection}|{number}|{time:.6}|{currency}|{vendor}|{supplier}"));
         for item in items.as_array().unwrap() {
-            let of = |name: &str| match &item[name] {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
+            let of = |name: &str| {
+                let value = &item[name];
+                value.as_str().map_or_else(|| value.to_string(), str::to_owned)
             };
             let decimal = |name: &str| of(name).trim_end_matches('0').trim_end_matches('.').to_owned();
             let (line, material, quantity, price) =

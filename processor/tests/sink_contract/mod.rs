@@ -13,6 +13,7 @@
 pub(crate) mod every;
 pub(crate) mod example;
 pub(crate) mod mapping;
+pub(crate) mod relational;
 pub(crate) mod remote;
 
 use processor::fold::{Action, Effect};

@@ -160,12 +160,25 @@ pub(crate) fn wrong_credentials_halt_and_are_not_repeated(place: &impl Remote) {
 /// For a sink in which nothing waits for a former owner: that stops at each step of its delivery, its successor
 /// claims and goes on, and then the former owner does the rest. `steps_min`: so often, a delivery says something.
 pub(crate) fn a_former_owner_that_was_held_up_anywhere_changes_nothing(place: &impl Remote, steps_min: u32) {
+    held_up_anywhere(place, &context(), steps_min, simple, |applied| {
+        assert_eq!(place.entities()[0].id, format!("e{}", applied - 1));
+    });
+}
+
+/// Delivers events in threes, two of them by both owners; `check` is told how many are applied.
+pub(crate) fn held_up_anywhere(
+    place: &impl Remote,
+    context: &Context,
+    steps_min: u32,
+    event: impl Fn(i64) -> Effect,
+    check: impl Fn(i64),
+) {
     let proxy = Proxy::start(place.address());
-    let mut old = Via { place, proxy: &proxy }.claim(1);
+    let mut old = Via { place, proxy: &proxy }.claim_with(context, 1);
     let (mut applied, mut claims, mut held) = (0_i64, 1, 0);
     for after in 0.. {
         assert!(after < 100, "there is no end to the steps");
-        let effects = [simple(applied), simple(applied + 1)];
+        let effects = [event(applied), event(applied + 1)];
         proxy.set(Mode::Hold { after });
         let was_held = thread::scope(|scope| {
             let delivery = scope.spawn(|| old.deliver(&effects));
@@ -179,9 +192,9 @@ pub(crate) fn a_former_owner_that_was_held_up_anywhere_changes_nothing(place: &i
                 return false;
             }
             claims += 1;
-            let mut new = Owner::claim(place, 0, epoch(claims));
+            let mut new = Owner::claim_with(place, context, 0, epoch(claims));
             new.deliver(&effects).unwrap();
-            new.deliver(&[simple(applied + 2)]).unwrap();
+            new.deliver(&[event(applied + 2)]).unwrap();
             proxy.set(Mode::Pass);
             let outcome = delivery.join().unwrap();
             // Held up for too long, it has given up before.
@@ -196,7 +209,7 @@ pub(crate) fn a_former_owner_that_was_held_up_anywhere_changes_nothing(place: &i
         applied += 3;
         let expected: Vec<_> = (0..applied).map(|n| format!("e{n}")).collect();
         assert_eq!(ids(place), expected, "held after {after}");
-        assert_eq!(place.entities()[0].id, format!("e{}", applied - 1), "held after {after}");
+        check(applied);
         claims += 1;
         old.fence = old.sink.claim(0, epoch(claims)).unwrap();
     }
