@@ -273,7 +273,7 @@ impl Mapped for Database {
 
     /// FerretDB reads all documents for each one that it writes.
     fn many(&self) -> i64 {
-        250
+        100
     }
 
     fn has_microseconds(&self) -> bool {

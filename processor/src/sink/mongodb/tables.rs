@@ -290,7 +290,7 @@ mod tests {
             "whole": 9_007_199_254_740_993_i64,
             "price": 12.5,
             "exact": "0.1000000000000000055511",
-            "huge": "1e400",
+            "huge": "1e+400",
             "a": [true, Bson::Null],
         };
         let expected: BTreeMap<_, _> = expected.into_iter().collect();
