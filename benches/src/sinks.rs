@@ -145,8 +145,12 @@ fn measure(
 }
 
 fn deliver(config: &SinkConfig, effects: &[Effect]) -> anyhow::Result<Duration> {
-    let context =
-        Context { pipeline: "bench".into(), cluster_id: "bench".into(), topic: "hookline.events".into() };
+    let context = Context {
+        pipeline: "bench".into(),
+        cluster_id: "bench".into(),
+        topic: "hookline.events".into(),
+        ..Context::default()
+    };
     let mut sink = sink::open(config, &context)?.expect("a sink with a fence");
     let mut fence = sink.claim(0, EPOCH)?;
     let started = Instant::now();

@@ -249,7 +249,9 @@ mod tests {
         );
         let mut config: SnowflakeSinkConfig = toml::from_str(&config).unwrap();
         config.password_value = Some("hunter2".into());
-        Server::new(&config, &Context { pipeline: "p".into(), cluster_id: "c".into(), topic: "t".into() })
+        let context =
+            Context { pipeline: "p".into(), cluster_id: "c".into(), topic: "t".into(), ..Context::default() };
+        Server::new(&config, &context)
     }
 
     #[test]

@@ -144,7 +144,7 @@ fn merge_events(partition: i32, offset_min: i64) -> String {
 }
 
 fn is_foreign(context: &Context) -> String {
-    let Context { pipeline, cluster_id, topic } = context;
+    let Context { pipeline, cluster_id, topic, .. } = context;
     format!(
         "pipeline <> {} OR cluster_id <> {} OR topic <> {}",
         text(pipeline),
@@ -232,7 +232,12 @@ mod tests {
     /// the files anew.
     #[test]
     fn the_blocks_are_as_they_were_looked_at() {
-        let context = Context { pipeline: "shop".into(), cluster_id: "c-1".into(), topic: "t".into() };
+        let context = Context {
+            pipeline: "shop".into(),
+            cluster_id: "c-1".into(),
+            topic: "t".into(),
+            ..Context::default()
+        };
         let blocks = [
             ("claim.sql", claim(&context, 3, Epoch { lineage: 1, claim: 42 }).unwrap()),
             ("deliver.sql", delivered(&[effect(7, Some("order-1")), effect(9, None)])),
