@@ -104,6 +104,7 @@ fn text(value: &CellValue) -> String {
     optional(value).unwrap()
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "the tests read no others")]
 fn optional(value: &CellValue) -> Option<String> {
     match value {
         CellValue::Null => None,
