@@ -83,7 +83,7 @@ pub struct LaneConfig {
 }
 
 /// How effects are gathered into batches for the sink.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
     /// Effects wait for the checkpoint, or until a batch is full; else they are delivered as soon as they are folded.
     pub waits: bool,
@@ -377,7 +377,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 (since + self.config.checkpoint_interval).saturating_sub(self.clock.now()).min(IDLE_WAIT)
             }
         };
-        for n in 0..BATCH_RECORDS_MAX {
+        for n in 0..BATCH_RECORDS_MAX.min(self.config.batch.effects_max) {
             let Some((partition, record)) = self.log.poll(wait)? else {
                 return if n == 0 { self.check_silence() } else { Ok(()) };
             };

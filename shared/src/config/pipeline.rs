@@ -16,6 +16,9 @@ use crate::units::{Size, Span};
 pub struct PipelineConfig {
     /// The sources whose events are applied; the others' are counted as ignored. Default: all.
     pub sources: Option<Vec<Spanned<String>>>,
+    /// The types, exact or with `*` at the end, of the events that are applied; others are counted as ignored.
+    /// Default: all.
+    pub types: Option<Vec<String>>,
     /// Where events are applied: one of the sinks in `sink.rs`, such as `sink.postgres`.
     pub sink: SinkConfig,
     /// The user's own tables that events are written to, besides Hookline's.
@@ -106,6 +109,12 @@ impl BatchConfig {
         Self { interval: Span::secs(5), events_max: 20_000, bytes_max: Size::kib(16 * 1024) }
     }
 
+    /// For a sink that takes one event at a time: a batch ends soon, however slow each is.
+    #[must_use]
+    pub fn small() -> Self {
+        Self { events_max: 64, ..Self::default() }
+    }
+
     fn check(&self, at: &Places<'_>, key: &str) -> Result<(), ConfigError> {
         let error = |name: &str, message: &str| Err(at.error(None, &format!("{key}.{name}"), message));
         if self.interval > Span::secs(600) {
@@ -155,10 +164,10 @@ impl PipelineConfig {
     pub fn batch(&self) -> BatchConfig {
         self.batch.clone().unwrap_or_else(|| match self.sink {
             SinkConfig::Snowflake(_) => BatchConfig::rare(),
+            SinkConfig::Http(_) => BatchConfig::small(),
             SinkConfig::Postgres(_)
             | SinkConfig::Mysql(_)
             | SinkConfig::Mongodb(_)
-            | SinkConfig::Http(_)
             | SinkConfig::Sqlite(_)
             | SinkConfig::Kafka(_) => BatchConfig::default(),
         })

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use processor::defect::Defect;
 use processor::fold::FoldConfig;
-use processor::lane::LaneConfig;
+use processor::lane::{BatchLimits, LaneConfig};
 use shared::config::KafkaSinkConfig;
 
 use crate::defects::Planted;
@@ -49,6 +49,8 @@ pub struct PipelinePlan {
     pub checkpoint_interval: Duration,
     /// After how many records a checkpoint is made.
     pub checkpoint_records_max: usize,
+    /// How effects are gathered for the sink.
+    pub batch: BatchLimits,
     /// After how many bytes of the journal a snapshot is made.
     pub snapshot_after: u64,
     /// How large a snapshot's chunks are.
@@ -65,7 +67,7 @@ impl PipelinePlan {
             fold: self.folds.get(variant).or(self.folds.first()).cloned().unwrap_or_else(nothing),
             checkpoint_interval: self.checkpoint_interval,
             checkpoint_records_max: self.checkpoint_records_max,
-            batch: processor::lane::BatchLimits::default(),
+            batch: self.batch,
             snapshot_after: self.snapshot_after,
             snapshot_chunk_bytes: self.snapshot_chunk_bytes,
             outputs: self
@@ -186,6 +188,15 @@ impl Plan {
                     checkpoint_interval: Duration::from_millis([20, 100, 500, 2_000][random.below(4)]),
                     checkpoint_records_max: [1, 3, 10, 50][random.below(if snapshots { 2 } else { 4 })],
                     snapshot_after: [0, 500, 3_000, u64::MAX][random.below(if snapshots { 1 } else { 4 })],
+                    batch: match random.below(4) {
+                        0 => BatchLimits {
+                            waits: true,
+                            effects_max: [1, 3, 1_000][random.below(3)],
+                            bytes_max: [1, 2_000, 1 << 20][random.below(3)],
+                        },
+                        1 => BatchLimits { effects_max: 1 + random.below(4), ..BatchLimits::default() },
+                        _ => BatchLimits::default(),
+                    },
                     snapshot_chunk_bytes: match random.below(if snapshots { 2 } else { 3 }) {
                         0 => 60,
                         1 => 300,
