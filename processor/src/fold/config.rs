@@ -68,6 +68,26 @@ pub enum Order {
     Version,
 }
 
+impl SourceFold {
+    /// The same, for events of some types; the others are ignored.
+    fn only(&self, types: &[String]) -> Self {
+        let both = |rule: &RuleFold| RuleFold {
+            types: types.iter().flat_map(|t| rule.types.iter().filter_map(move |u| both(t, u))).collect(),
+            order: rule.order.clone(),
+        };
+        let mut rules: Vec<RuleFold> = self.rules.iter().map(both).collect();
+        rules.push(RuleFold { types: types.to_owned(), order: Some(self.order.clone()) });
+        rules.push(RuleFold { types: vec!["*".to_owned()], order: None });
+        Self { rules, order: self.order.clone() }
+    }
+}
+
+/// The pattern of the types that match both of two: the narrower, if there are any.
+fn both(one: &str, other: &str) -> Option<String> {
+    let narrower = [(one, other), (other, one)].into_iter().find(|(wide, narrow)| type_matches(wide, narrow));
+    narrower.map(|(_, narrow)| narrow.to_owned())
+}
+
 impl FoldConfig {
     /// The fold's part of a pipeline's configuration.
     #[must_use]
@@ -81,7 +101,8 @@ impl FoldConfig {
                     types: rule.types.clone(),
                     order: (!rule.ignore).then(|| order(rule.order.as_ref().unwrap_or(&source.order))),
                 });
-                (name.clone(), SourceFold { rules: rules.collect(), order: order(&source.order) })
+                let all = SourceFold { rules: rules.collect(), order: order(&source.order) };
+                (name.clone(), pipeline.types.as_ref().map_or_else(|| all.clone(), |types| all.only(types)))
             })
             .collect();
         Self {
@@ -108,6 +129,42 @@ fn order(config: &OrderConfig) -> Order {
         OrderConfig::Version(_) => Order::Version,
         OrderConfig::Sequence(s) => {
             Order::Sequence { start: s.start, gap_wait_ms: s.gap_wait.as_ms(), gap_policy: s.gap_policy }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_source_only_some_types_are_left_each_in_its_order() {
+        let rule = |types: &[&str], order| RuleFold {
+            types: types.iter().map(|t| (*t).to_owned()).collect(),
+            order,
+        };
+        let source = SourceFold {
+            rules: vec![
+                rule(&["order.noise"], None),
+                rule(&["order.*", "sync"], Some(Order::Version)),
+                rule(&["user.*"], Some(Order::Arrival)),
+            ],
+            order: Order::Sequence { start: None, gap_wait_ms: 1, gap_policy: GapPolicy::Skip },
+        };
+        let types = ["order.*", "ping", "user.created", "stock*"].map(str::to_owned);
+        let config = |source| FoldConfig {
+            version: fold_version(),
+            window_ms: 1,
+            held_events_max: 1,
+            held_bytes_max: 1,
+            sources: BTreeMap::from([("shop".to_owned(), source)]),
+        };
+        let (all, some) = (config(source.clone()), config(source.only(&types)));
+        for kind in ["order.noise", "order.", "order.made", "user.created", "ping", "stock", "stock.low"] {
+            assert_eq!(some.order_of("shop", kind), all.order_of("shop", kind), "{kind}");
+        }
+        for kind in ["sync", "user.gone", "user.created.twice", "pin", "pings", "sto", "order"] {
+            assert_eq!(some.order_of("shop", kind), None, "{kind}");
         }
     }
 }
