@@ -8,9 +8,7 @@
 mod sink_contract;
 
 use std::collections::BTreeSet;
-use std::env;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use hookline_tests::ferretdb::FerretDb;
@@ -27,7 +25,7 @@ use sink_contract::mapping::{self, Mapped, Table};
 use sink_contract::remote::{self, Remote};
 use sink_contract::{
     Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, ids, open,
-    promises, retried, simple,
+    promises, retried, simple, tls,
 };
 
 promises!(Database::new());
@@ -384,28 +382,16 @@ fn two_customers_entities_are_two_documents() {
     assert_eq!(database.entities().len(), 5);
 }
 
-const TLS_URL: &str = "HOOKLINE_TEST_TLS_URL";
-
-/// The certificate to trust comes from the environment, so from that of a process of its own.
 #[test]
 fn tls_verifies_the_certificate_and_the_hosts_name() {
-    let database = Database::new();
-    let server = FerretDb::shared();
-    // The names in the certificate: localhost alone. The third one trusts what the operating system does.
+    let (database, server) = (Database::new(), FerretDb::shared());
+    // The names in the certificate: localhost alone.
     for (host, is_trusted, is_let_in) in
         [("localhost", true, true), ("127.0.0.1", true, false), ("localhost", false, false)]
     {
-        let mut child = Command::new(env::current_exe().unwrap());
-        child
-            .args(["--exact", "--ignored", "a_sink_opens_by_tls"])
-            .env(TLS_URL, database.url(host, server.tls_port(), "?tls=true"));
-        if is_trusted {
-            child.env("SSL_CERT_FILE", server.certificate());
-        }
-        let ended = child.output().unwrap();
-        let text = String::from_utf8_lossy(&ended.stdout);
-        assert!(text.contains("running 1 test"), "{text}");
-        assert_eq!(ended.status.success(), is_let_in, "{host}: {text}");
+        let url = database.url(host, server.tls_port(), "?tls=true");
+        let (opened, text) = tls::opens(&url, is_trusted.then(|| server.certificate()).as_deref());
+        assert_eq!(opened, is_let_in, "{host}: {text}");
         assert_eq!(text.contains("no safe TLS"), !is_let_in, "{host}: {text}");
     }
 }
@@ -413,7 +399,7 @@ fn tls_verifies_the_certificate_and_the_hosts_name() {
 #[test]
 #[ignore = "the test before this one runs it, in another environment"]
 fn a_sink_opens_by_tls() {
-    let opened = sink::open(&config(env::var(TLS_URL).unwrap(), "5s"), &context());
+    let opened = sink::open(&config(tls::url(), "5s"), &context());
     opened.unwrap_or_else(|error| panic!("{error}"));
 }
 

@@ -6,9 +6,7 @@
 
 mod sink_contract;
 
-use std::env;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,7 +25,7 @@ use sink_contract::relational::{self, Relational};
 use sink_contract::remote::{self, Remote};
 use sink_contract::{
     Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, ids, open,
-    promises, retried, simple,
+    promises, retried, simple, tls,
 };
 
 promises!(Database::new());
@@ -468,23 +466,14 @@ fn a_certificate_that_nobody_vouches_for_halts() {
     }
 }
 
-const TLS_URL: &str = "HOOKLINE_TEST_TLS_URL";
-
-/// The certificate to trust comes from the environment, so from that of a process of its own.
 #[test]
 fn tls_verifies_the_certificate_and_the_hosts_name() {
-    let database = Database::new();
+    let (database, server) = (Database::new(), MariaDb::shared());
     // The names in the certificate: localhost alone.
     for (host, is_let_in) in [("localhost", true), ("127.0.0.1", false)] {
-        let ended = Command::new(env::current_exe().unwrap())
-            .args(["--exact", "--ignored", "a_sink_opens_by_tls"])
-            .env("SSL_CERT_FILE", MariaDb::shared().certificate())
-            .env(TLS_URL, database.url(host, MariaDb::shared().port(), ""))
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&ended.stdout);
-        assert!(text.contains("running 1 test"), "{text}");
-        assert_eq!(ended.status.success(), is_let_in, "{host}: {text}");
+        let url = database.url(host, server.port(), "");
+        let (opened, text) = tls::opens(&url, Some(&server.certificate()));
+        assert_eq!(opened, is_let_in, "{host}: {text}");
         assert_eq!(text.contains("no safe TLS"), !is_let_in, "{host}: {text}");
     }
 }
@@ -492,7 +481,7 @@ fn tls_verifies_the_certificate_and_the_hosts_name() {
 #[test]
 #[ignore = "the test before this one runs it, in another environment"]
 fn a_sink_opens_by_tls() {
-    let opened = sink::open(&config(env::var(TLS_URL).unwrap()), &context());
+    let opened = sink::open(&config(tls::url()), &context());
     opened.unwrap_or_else(|error| panic!("{error}"));
 }
 

@@ -6,10 +6,8 @@
 
 mod sink_contract;
 
-use std::env;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,7 +24,7 @@ use sink_contract::relational::{self, Relational};
 use sink_contract::remote::{self, Remote};
 use sink_contract::{
     Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, ids, open,
-    promises, retried, rows_dropped_in_silence_halt, simple,
+    promises, retried, rows_dropped_in_silence_halt, simple, tls,
 };
 
 promises!(Schema::new());
@@ -454,14 +452,11 @@ fn tls_that_the_server_does_not_offer_halts() {
     }
 }
 
-const TLS_URL: &str = "HOOKLINE_TEST_TLS_URL";
-
-/// The certificate to trust comes from the environment, so from that of a process of its own.
 #[test]
 fn tls_verifies_the_certificate_and_the_hosts_name() {
     let server = Postgres::start_secured();
     // The names in the certificate: localhost alone.
-    for (host, mode, trusted, is_let_in) in [
+    for (host, mode, is_trusted, is_let_in) in [
         ("localhost", "verify-full", true, true),
         ("localhost", "require", true, true),
         ("localhost", "prefer", true, true),
@@ -470,24 +465,17 @@ fn tls_verifies_the_certificate_and_the_hosts_name() {
         ("localhost", "require", false, false),
         ("localhost", "disable", false, true),
     ] {
-        let mut command = Command::new(env::current_exe().unwrap());
-        command.args(["--exact", "--ignored", "a_sink_opens_by_tls"]);
-        command.env(TLS_URL, server.url_by(host, &format!("sslmode={mode}")));
-        if trusted {
-            command.env("SSL_CERT_FILE", server.certificate());
-        }
-        let ended = command.output().unwrap();
-        let text = String::from_utf8_lossy(&ended.stdout);
-        assert!(text.contains("running 1 test"), "{text}");
-        assert_eq!(ended.status.success(), is_let_in, "{host} {mode} trusted {trusted}: {text}");
-        assert!(is_let_in || text.contains("certificate"), "{host} {mode} trusted {trusted}: {text}");
+        let url = server.url_by(host, &format!("sslmode={mode}"));
+        let (opened, text) = tls::opens(&url, is_trusted.then(|| server.certificate()).as_deref());
+        assert_eq!(opened, is_let_in, "{host} {mode} trusted {is_trusted}: {text}");
+        assert!(is_let_in || text.contains("certificate"), "{host} {mode} trusted {is_trusted}: {text}");
     }
 }
 
 #[test]
 #[ignore = "the test before this one runs it, in another environment"]
 fn a_sink_opens_by_tls() {
-    let opened = open(&Schema::new().via(env::var(TLS_URL).unwrap()));
+    let opened = open(&Schema::new().via(tls::url()));
     opened.unwrap_or_else(|error| panic!("{error}"));
 }
 
