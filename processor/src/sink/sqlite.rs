@@ -22,6 +22,10 @@ use crate::position::{Epoch, Fence, Position};
 
 /// How long a connection waits for the others' transactions.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pages kept in memory, in KiB.
+const CACHE_KIB: i64 = 64 * 1024;
+/// The write-ahead log goes into the file when it has so many pages of 4 KiB: 64 MiB.
+const LOG_PAGES: i64 = 16 * 1024;
 
 /// Each brings the tables from the version before to its own: the first is version 1.
 const MIGRATIONS: &[&str] = &[include_str!("sql/sqlite_1.sql")];
@@ -283,6 +287,9 @@ fn connect(path: &Path) -> Result<Connection, SinkError> {
             place(path)
         )));
     }
+    // A batch touches pages all over the indexes: each is read from here, and written to the file once for many batches.
+    connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(failed)?;
+    connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES).map_err(failed)?;
     // NORMAL would lose the last transactions when the power fails, although they were reported as applied.
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
     migrate(&mut connection, path)?;
