@@ -136,6 +136,8 @@ pub(crate) enum Stuck {
          deleted and made anew, or truncated; start a new pipeline with a sink of its own, or restore the log"
     )]
     OtherLog { offset: i64, whose: &'static str },
+    #[error("{0}")]
+    Waits(String),
     #[error(
         "the event log starts at offset {low}, but was folded up to {next} only: what is between was deleted \
          unread; lengthen log.retention, and start a new pipeline with a sink of its own, or restore the log"

@@ -110,6 +110,10 @@ pub enum SinkError {
     /// The data of the batch cannot be applied, on a working connection. Alone, the event is dead-lettered.
     #[error("refused: {0}")]
     Refused(String),
+    /// An event of the batch cannot be applied yet, though nothing is wrong with the sink: what it refers to is not
+    /// there. What comes after it in its partition waits with it.
+    #[error("{0}")]
+    Waits(String),
     /// Nothing can be applied until somebody changes something: credentials, a table, another pipeline's
     /// tables. The message says what.
     #[error("{0}")]

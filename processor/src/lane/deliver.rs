@@ -1,7 +1,7 @@
 //! Deliver: effects beyond the sink's fence, in their order, in small batches; dead letters and a Kafka
 //! sink's outputs into the open transaction. Steps P5 and P7 of the protocol.
 
-use super::{Lane, Trouble};
+use super::{Lane, Stuck, Trouble};
 use crate::broker::{Commit, Journal, Log, acknowledged};
 use crate::clock::Clock;
 use crate::defect::{Defect, planted};
@@ -63,14 +63,16 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         for batch in pending.chunks(self.config.batch.effects_max.max(1)) {
             fence = match self.deliver_batch(partition, fence, batch) {
                 Ok(fence) => fence,
-                Err(SinkError::Refused(_)) => self.deliver_one_by_one(partition, fence, batch)?,
+                Err(SinkError::Refused(_) | SinkError::Waits(_)) => {
+                    self.deliver_one_by_one(partition, fence, batch)?
+                }
                 Err(error) => return Err(error.into()),
             };
         }
         Ok(())
     }
 
-    /// A batch was refused: alone, by the data, each event shows whether it is the one.
+    /// A batch was refused, or waits: alone, by the data, each event shows whether it is the one.
     fn deliver_one_by_one(
         &mut self,
         partition: i32,
@@ -89,6 +91,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                     // Folded again from the last checkpoint, with the refusal as an input.
                     return Err(Trouble::Refolded);
                 }
+                Err(SinkError::Waits(why)) => return Err(Trouble::Stuck(partition, Stuck::Waits(why))),
                 Err(error) => return Err(error.into()),
             };
         }

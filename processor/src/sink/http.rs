@@ -197,7 +197,7 @@ fn rank(error: Option<&SinkError>) -> u8 {
     match error {
         None => 0,
         Some(SinkError::Refused(_)) => 1,
-        Some(SinkError::Retry(_)) => 2,
+        Some(SinkError::Retry(_) | SinkError::Waits(_)) => 2,
         Some(SinkError::Fenced { .. } | SinkError::Halt(_)) => 3,
     }
 }

@@ -75,7 +75,7 @@ impl Mongodb {
         });
         match outcome {
             Ok(_) | Err(SinkError::Fenced { .. } | SinkError::Refused(_)) => {}
-            Err(SinkError::Retry(_) | SinkError::Halt(_)) => self.end(),
+            Err(SinkError::Retry(_) | SinkError::Waits(_) | SinkError::Halt(_)) => self.end(),
         }
         outcome
     }

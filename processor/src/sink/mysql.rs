@@ -73,7 +73,7 @@ impl Mysql {
         });
         match outcome {
             Ok(_) | Err(SinkError::Fenced { .. } | SinkError::Refused(_)) => {}
-            Err(SinkError::Retry(_) | SinkError::Halt(_)) => {
+            Err(SinkError::Retry(_) | SinkError::Waits(_) | SinkError::Halt(_)) => {
                 if let Some(session) = session.take() {
                     runtime.block_on(session.end());
                 }

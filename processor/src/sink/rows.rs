@@ -194,6 +194,6 @@ pub(super) fn swallowed(place: &str) -> SinkError {
 pub(super) fn not_by_data(error: SinkError) -> SinkError {
     match error {
         SinkError::Refused(message) => SinkError::Halt(message),
-        SinkError::Retry(_) | SinkError::Fenced { .. } | SinkError::Halt(_) => error,
+        SinkError::Retry(_) | SinkError::Waits(_) | SinkError::Fenced { .. } | SinkError::Halt(_) => error,
     }
 }

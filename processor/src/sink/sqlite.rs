@@ -96,7 +96,7 @@ impl Sqlite {
         };
         let outcome = call(&mut connection, &self.path, &self.context);
         match outcome {
-            Err(SinkError::Retry(_) | SinkError::Halt(_)) => {}
+            Err(SinkError::Retry(_) | SinkError::Waits(_) | SinkError::Halt(_)) => {}
             Ok(_) | Err(SinkError::Fenced { .. } | SinkError::Refused(_)) => {
                 self.connection = Some(connection)
             }

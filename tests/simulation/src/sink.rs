@@ -206,6 +206,7 @@ impl SimSink {
                 SinkError::Fenced { .. }
                 | SinkError::Refused(_)
                 | SinkError::Retry(_)
+                | SinkError::Waits(_)
                 | SinkError::Halt(_) => error,
             });
         }

@@ -65,3 +65,52 @@ fn tables_can_be_made_before_the_first_run() {
     assert_eq!(nowhere.status.code(), Some(2));
     assert!(stderr(&nowhere).contains("create the database"), "{}", stderr(&nowhere));
 }
+
+/// What a table of the user's own is made of: the supplier of an order's number.
+const SUPPLIED: &str = r#"
+[pipelines.supplied.tables.orders]
+sources = ["makini"]
+key = ["connection", "number"]
+columns.connection = { from = "connection" }
+columns.number = { from = "entity" }
+columns.supplier = { at = "/data/number", type = "text", lookup = { table = "suppliers", match = "code", take = "name", miss = "wait" } }
+"#;
+
+#[test]
+fn an_event_waits_for_what_it_refers_to_and_other_partitions_go_on() {
+    let site = Site::new("supplied", Kafka::shared(), 2);
+    let url = Postgres::shared().create_database();
+    query(&url, "CREATE TABLE suppliers (code text PRIMARY KEY, name text NOT NULL)");
+    query(
+        &url,
+        "CREATE TABLE orders (connection text, number text, supplier text, PRIMARY KEY (connection, number))",
+    );
+    let sink = Sink::Postgres(url.clone());
+    let mut processor = site.instance_with("supplied", "only", &sink, SUPPLIED).program;
+    let _ingest = site.ingest().started();
+    processor.spawn();
+    processor.wait_ready();
+    let client = Client::new();
+    let post = |number: &str| {
+        let body = order(&format!("evt_{number}"), number, "1");
+        assert_eq!(site.post_order(&client, CONNECTIONS[0], &body).status, 200);
+    };
+    post("unknown");
+    processor.wait_log("waits for a row", PATIENCE);
+    let (status, text) = processor.readyz().unwrap();
+    assert!(status == 503 && text.contains("column `supplier`"), "{status} {text}");
+
+    // Orders of both partitions; those of the other one are applied.
+    let others: Vec<String> = (0..16).map(|n| format!("known-{n}")).collect();
+    for number in &others {
+        query(&url, &format!("INSERT INTO suppliers VALUES ('{number}', 'Supplier of {number}')"));
+        post(number);
+    }
+    wait::until("the other partition's rows", PATIENCE, || (row_count(&url) > 0).then_some(()));
+    query(&url, "INSERT INTO suppliers VALUES ('unknown', 'A new one')");
+    wait::until("all rows", PATIENCE, || (row_count(&url) == others.len() + 1).then_some(()));
+    let found = query(&url, "SELECT supplier FROM orders WHERE number LIKE '%unknown'");
+    assert_eq!(found, [[Some("A new one".to_owned())]]);
+    assert_eq!(query(&url, "SELECT count(*) FROM orders")[0][0].as_deref(), Some("17"));
+    wait::until("/readyz", PATIENCE, || processor.is_ready().then_some(()));
+}

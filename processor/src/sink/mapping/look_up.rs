@@ -76,7 +76,7 @@ pub(in crate::sink) fn fill(
                 return Err(table.refuse(row.event_offset, &problem));
             }
             (Answer::None, Miss::Wait) => {
-                return Err(SinkError::Retry(format!(
+                return Err(SinkError::Waits(format!(
                     "{place}: table `{}`, column `{}`: the event at offset {} waits for a row with its value as \
                      {there}",
                     table.name, column.name, row.event_offset

@@ -105,7 +105,10 @@ impl Server {
                 "{message}: a validator or an index on {collection} forbids what hookline_events took: move it \
                  there, where it dead-letters the event"
             )),
-            error @ (SinkError::Retry(_) | SinkError::Fenced { .. } | SinkError::Halt(_)) => error,
+            error @ (SinkError::Retry(_)
+            | SinkError::Waits(_)
+            | SinkError::Fenced { .. }
+            | SinkError::Halt(_)) => error,
         }
     }
 
