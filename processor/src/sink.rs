@@ -5,9 +5,21 @@
 
 #[cfg(feature = "http")]
 mod http;
-#[cfg(any(feature = "mongodb", feature = "mysql", feature = "postgres", feature = "sqlite"))]
+#[cfg(any(
+    feature = "mongodb",
+    feature = "mysql",
+    feature = "postgres",
+    feature = "snowflake",
+    feature = "sqlite"
+))]
 #[cfg_attr(
-    not(all(feature = "mongodb", feature = "mysql", feature = "postgres", feature = "sqlite")),
+    not(all(
+        feature = "mongodb",
+        feature = "mysql",
+        feature = "postgres",
+        feature = "snowflake",
+        feature = "sqlite"
+    )),
     allow(dead_code, reason = "one database needs what another does not")
 )]
 mod mapping;

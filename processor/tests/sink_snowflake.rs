@@ -16,7 +16,7 @@ use std::thread;
 
 use hookline_tests::fakesnow::{FakeSnow, PASSWORD, USER};
 use processor::sink::{self, SinkError};
-use shared::config::{SinkConfig, SnowflakeSinkConfig};
+use shared::config::{ColumnType, SinkConfig, SnowflakeSinkConfig};
 use shared::event::Event;
 use snowflake_connector_rs::{
     AuthConfig, CellValue, Client, ClientConfig, DynamicRow, EndpointConfig, Session, SessionConfig,
@@ -24,14 +24,25 @@ use snowflake_connector_rs::{
 use tokio::runtime::{Builder, Runtime};
 use url::Url;
 
+use sink_contract::example;
+use sink_contract::mapping::{self, Mapped, Table, of, order, orders, owner, refused, rows, with};
+use sink_contract::relational::Relational;
 use sink_contract::remote::{self, Remote};
 use sink_contract::{
     Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, ids, open,
-    promises, retried, simple,
+    open_with, promises, retried, simple,
 };
 
 promises!(Database::new());
 remote::promises!(Database::new());
+mapping::promises!(Database::new());
+mapping::remote_promises!(Database::new());
+// Snowflake has no CHECK, and enforces neither keys nor references.
+sink_contract::tests_of! { relational, Database::new();
+    the_rows_of_an_array_are_replaced_as_a_whole
+    the_rows_of_an_array_are_marked_together
+    a_table_that_changed_meanwhile_halts
+}
 
 #[test]
 fn a_former_owner_that_was_held_up_anywhere_changes_nothing() {
@@ -64,6 +75,8 @@ impl Other {
 /// A schema of its own.
 struct Database {
     schema: String,
+    /// Whether the user's names are as Snowflake has them that were not quoted.
+    in_capitals: bool,
 }
 
 impl Database {
@@ -72,7 +85,12 @@ impl Database {
         let schema = format!("SINK_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         // The stand-in makes it for who asks for it when logging in.
         Other::begin(&schema);
-        Self { schema }
+        Self { schema, in_capitals: false }
+    }
+
+    /// A name of the user's, quoted.
+    fn name(&self, name: &str) -> String {
+        if self.in_capitals { format!("\"{}\"", name.to_uppercase()) } else { format!("\"{name}\"") }
     }
 
     fn run(&self, sql: &str) -> Vec<DynamicRow> {
@@ -106,12 +124,14 @@ fn text(value: &CellValue) -> String {
 
 #[allow(clippy::wildcard_enum_match_arm, reason = "the tests read no others")]
 fn optional(value: &CellValue) -> Option<String> {
-    match value {
-        CellValue::Null => None,
-        CellValue::String(text) => Some(text.clone()),
-        CellValue::TimestampNtz(time) => Some(time.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()),
-        other => panic!("not a text: {other:?}"),
+    if let CellValue::TimestampNtz(time) = value {
+        return Some(time.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string());
     }
+    let CellValue::String(text) = value else {
+        assert_eq!(*value, CellValue::Null, "not a text");
+        return None;
+    };
+    Some(text.clone())
 }
 
 fn integer<T: TryFrom<i128, Error: std::fmt::Debug>>(value: &CellValue) -> T {
@@ -195,6 +215,61 @@ impl Place for Database {
     }
 }
 
+impl Mapped for Database {
+    fn create(&self, table: &Table) {
+        let columns = table.columns.iter().map(|(name, kind)| {
+            let kind = match kind {
+                ColumnType::Text => "VARCHAR",
+                ColumnType::Integer => "NUMBER(38, 0)",
+                ColumnType::Decimal => "NUMBER(38, 10)",
+                ColumnType::Boolean => "BOOLEAN",
+                ColumnType::Timestamp if *name == "seen" => "TIMESTAMP_TZ",
+                ColumnType::Timestamp => "TIMESTAMP_NTZ",
+                ColumnType::Date => "DATE",
+                ColumnType::Json => "VARIANT",
+            };
+            format!("{} {kind}", self.name(name))
+        });
+        let key: Vec<_> = table.key.iter().map(|name| self.name(name)).collect();
+        let mut parts: Vec<String> = columns.collect();
+        if !key.is_empty() {
+            parts.push(format!("PRIMARY KEY ({})", key.join(", ")));
+        }
+        self.run(&format!("CREATE TABLE {} ({})", self.name(table.name), parts.join(", ")));
+    }
+
+    fn rows(&self, table: &Table) -> Vec<Vec<String>> {
+        let columns = table.columns.iter().map(|(name, kind)| match kind {
+            ColumnType::Timestamp => format!("{}::TIMESTAMP_NTZ", self.name(name)),
+            ColumnType::Text
+            | ColumnType::Integer
+            | ColumnType::Decimal
+            | ColumnType::Boolean
+            | ColumnType::Date
+            | ColumnType::Json => format!("{}::VARCHAR", self.name(name)),
+        });
+        let columns = columns.collect::<Vec<_>>().join(", ");
+        let read = |value: &CellValue| {
+            if let CellValue::TimestampNtz(time) = value {
+                return time.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
+            }
+            optional(value).unwrap_or_else(|| "null".to_owned())
+        };
+        let rows = self.run(&format!("SELECT {columns} FROM {}", self.name(table.name)));
+        rows.iter().map(|row| row.values().iter().map(read).collect()).collect()
+    }
+
+    fn insert(&self, table: &Table, values: &[&str]) {
+        self.run(&format!("INSERT INTO {} VALUES ('{}')", self.name(table.name), values.join("', '")));
+    }
+}
+
+impl Relational for Database {
+    fn sql(&self, sql: &str) {
+        self.run(&sql.replace(['{', '}'], "\""));
+    }
+}
+
 impl Remote for Database {
     fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, FakeSnow::shared().port()).into()
@@ -246,6 +321,110 @@ fn a_key_pair_lets_the_user_in() {
     for (claim, settings) in (1..).zip([plain, encrypted]) {
         let mut sink = sink::open(&config(settings), &context()).unwrap().unwrap();
         assert_eq!(sink.claim(0, epoch(claim)).unwrap().epoch, epoch(claim));
+    }
+}
+
+#[test]
+fn the_example_of_purchase_orders_runs() {
+    let database = Database { in_capitals: true, ..Database::new() };
+    for statement in example::file("snowflake", "tables.sql").split(';').filter(|sql| !sql.trim().is_empty())
+    {
+        database.run(statement);
+    }
+    example::runs(&database, "snowflake", true);
+}
+
+#[test]
+fn every_fault_of_a_table_is_named_at_start() {
+    let database = Database::new();
+    database.run(
+        "CREATE TABLE \"orders\" (\"connection\" VARCHAR, \"id\" NUMBER(10, 0), \"number\" TIMESTAMP_NTZ, \
+         \"needed\" VARCHAR NOT NULL, \"total\" FLOAT)",
+    );
+    database.run("CREATE TABLE \"suppliers\" (\"code\" VARCHAR, \"number\" TIMESTAMP_NTZ)");
+    let message = halted(open_with(&database, &with(&mapping::looking_up("null"))));
+    for fault in [
+        "table `orders`, column `id` is NUMBER(10, 0), which is not for a text",
+        "table `orders`, column `total` is FLOAT, which is not for a decimal",
+        "table `orders`, column `needed` takes no null, has no default and is not mapped",
+        "table `orders` takes for column `number` the column `number` of table `suppliers`, which is TIMESTAMP_NTZ",
+        "Create or alter them, or change the mapping",
+    ] {
+        assert!(message.contains(fault), "{fault}: {message}");
+    }
+    // In capitals, as Snowflake has a name that was not quoted.
+    database.run("CREATE TABLE things (id VARCHAR)");
+    let things =
+        |id: &str| with(&format!("[THINGS]\nkey = [\"{id}\"]\ncolumns.{id} = {{ from = \"entity\" }}\n"));
+    let message = halted(open_with(&database, &things("id")));
+    assert!(message.contains("table `THINGS`, column `id` does not exist"), "{message}");
+    open_with(&database, &things("ID")).unwrap();
+}
+
+/// It would wait for ever for a row of its own batch.
+#[test]
+fn a_look_up_that_waits_for_what_the_pipeline_writes_halts() {
+    let database = Database::new();
+    database.create(&orders());
+    let suppliers = "[suppliers]\nkey = [\"code\"]\ncolumns.code = { from = \"entity\" }\n";
+    database.run("CREATE TABLE \"suppliers\" (\"code\" VARCHAR, \"number\" VARCHAR)");
+    let tables = |miss| with(&format!("{}{suppliers}", mapping::looking_up(miss)));
+    let message = halted(open_with(&database, &tables("wait")));
+    assert!(message.contains("table `orders` has in column `number` a look-up that waits"), "{message}");
+    open_with(&database, &tables("null")).unwrap();
+}
+
+/// By NOT NULL, and by a number's precision: refused, alone.
+#[test]
+fn what_a_column_does_not_take_is_refused() {
+    let database = Database::new();
+    database.run(
+        "CREATE TABLE \"orders\" (\"connection\" VARCHAR, \"id\" VARCHAR, \"number\" VARCHAR NOT NULL, \
+         \"total\" NUMBER(6, 2))",
+    );
+    let mut owner = owner(&database, mapping::ORDERS, 1);
+    let large = of(2, "order.changed", "o2", r#"{"number":"hunter2","total":47114711}"#);
+    for bad in [of(2, "order.changed", "o2", "{}"), large] {
+        let message = refused(owner.deliver(&[order(1, "o1", "a"), bad]));
+        let names = message.contains("in table `orders` or in one of Hookline's");
+        assert!(names && !message.contains("hunter2") && !message.contains("4711"), "{message}");
+    }
+    let fine = of(2, "order.changed", "o2", r#"{"number":"hunter2","total":1.125}"#);
+    let message = refused(owner.deliver(&[fine]));
+    assert!(message.contains("table `orders`: column `total`: it has more digits after the point than 2"));
+    owner
+        .deliver(&[order(1, "o1", "a"), of(2, "order.changed", "o2", r#"{"number":"b","total":1.500}"#)])
+        .unwrap();
+    assert_eq!(rows(&database, &orders()), ["acme|o1|a|1.5", "acme|o2|b|1.5"]);
+    assert_eq!(ids(&database), ["e1", "e2"]);
+}
+
+#[test]
+fn a_table_may_lie_in_another_schema() {
+    let (database, other) = (Database::new(), Database::new());
+    database.create(&orders());
+    other.create(&orders());
+    let name = format!("[\"{}.orders\"", other.schema);
+    let tables = mapping::deleting(&mapping::ORDERS.replace("[orders", &name));
+    let mut owner = owner(&database, &tables, 1);
+    owner.deliver(&[order(1, "o1", "a"), order(2, "o2", "b")]).unwrap();
+    owner.deliver(&[of(3, "order.deleted", "o2", "")]).unwrap();
+    assert_eq!(rows(&other, &orders()), ["acme|o1|a|1.5"]);
+    assert!(rows(&database, &orders()).is_empty());
+}
+
+/// A batch's rows are handed over in several texts, for several tables at once.
+#[test]
+fn an_event_with_large_rows_is_in_all_its_tables() {
+    let database = Database::new();
+    let tables = ["one", "two", "three"].map(|name| Table { name, ..orders() });
+    tables.iter().for_each(|table| database.create(table));
+    let mapped: String =
+        tables.iter().map(|table| mapping::ORDERS.replace("[orders", &format!("[{}", table.name))).collect();
+    let number = "x".repeat(5 << 20);
+    owner(&database, &mapped, 1).deliver(&[order(1, "o1", &number), order(2, "o2", "b")]).unwrap();
+    for table in &tables {
+        assert_eq!(rows(&database, table), [format!("acme|o1|{number}|1.5"), "acme|o2|b|2.5".to_owned()]);
     }
 }
 
@@ -339,7 +518,7 @@ fn a_schema_or_table_that_is_missing_halts() {
     assert!(halted(owner.deliver(&[simple(1)])).contains("002003"));
     database.run("DROP TABLE hookline_fence");
     assert!(halted(open(&database)).contains("not as Hookline made them"));
-    let nowhere = Database { schema: "NOWHERE".to_owned() };
+    let nowhere = Database { schema: "NOWHERE".to_owned(), in_capitals: false };
     let message = halted(open(&nowhere));
     assert!(message.contains("\"NOWHERE\"") && message.contains("sink.snowflake.schema"), "{message}");
 }
@@ -378,7 +557,7 @@ fn tls_verifies_the_certificate_and_the_hosts_name() {
 #[test]
 #[ignore = "the test before this one runs it, in another environment"]
 fn a_sink_opens_by_tls() {
-    let database = Database { schema: env::var(TLS_SCHEMA).unwrap() };
+    let database = Database { schema: env::var(TLS_SCHEMA).unwrap(), in_capitals: false };
     let settings = database.settings(&env::var(TLS_URL).unwrap(), "60s");
     let opened = sink::open(&config(settings), &context());
     opened.unwrap_or_else(|error| panic!("{error}"));

@@ -68,7 +68,7 @@ async def run_body(body: list[str], declared: dict, execute) -> None:
             if (count == int(check["count"])) == (check["comparison"] == "="):
                 raised = declared[check["name"]]
                 raise Raised(raised["code"], raised["name"].upper(), raised["message"])
-        elif statement.split()[0] in {"BEGIN", "UPDATE", "MERGE", "INSERT", "COMMIT"}:
+        elif statement.split()[0] in {"BEGIN", "UPDATE", "MERGE", "INSERT", "DELETE", "COMMIT"}:
             count = await execute(statement)
         else:
             raise NotUnderstood(f"a statement: {statement}")

@@ -86,7 +86,7 @@ execute_as_fakesnow = FakeSnowflakeCursor._execute
 
 
 def execute(cursor, statement, params=None):
-    """MERGE by DuckDB's own; a missing table, a NULL where none may be, as Snowflake reports them."""
+    """MERGE by DuckDB's own; a missing table, a NULL where none may be, a number too large, as Snowflake reports them."""
     try:
         if isinstance(statement, exp.Merge):
             merged = cursor._duck_conn.execute(statement.sql(dialect="duckdb"), params).fetchone()
@@ -97,6 +97,9 @@ def execute(cursor, statement, params=None):
             raise
         message = "NULL result in a non-nullable column"
         raise ProgrammingError(msg=message, errno=100072, sqlstate="22000") from error
+    except duckdb.ConversionException as error:
+        message = "Numeric value is not recognized"
+        raise ProgrammingError(msg=message, errno=100038, sqlstate="22018") from error
     except duckdb.CatalogException as error:
         raise ProgrammingError(msg=str(error).splitlines()[0], errno=2003, sqlstate="42S02") from error
 
@@ -161,7 +164,7 @@ async def query(request: Request) -> JSONResponse:
         answer = await one_statement(request, token, {"sqlText": statement})
         if not answer["success"]:
             raise scripting.Raised(answer["code"], "STATEMENT_ERROR", answer["message"])
-        is_change = statement.split()[0] in {"UPDATE", "MERGE", "INSERT"}
+        is_change = statement.split()[0] in {"UPDATE", "MERGE", "INSERT", "DELETE"}
         return int(answer["data"]["rowset"][0][0]) if is_change else 0
 
     try:
@@ -209,6 +212,8 @@ def as_text(value) -> str | None:
     if isinstance(value, bytes):
         return value.hex().upper()
     if isinstance(value, dict) and value.keys() == {"epoch", "fraction"}:
+        if value["epoch"] is None:
+            return None
         return f"{Decimal(value['epoch']) + Decimal(value['fraction']).scaleb(-9):.9f}"
     if isinstance(value, dict | bool | float):
         raise TypeError(f"the tests read no {type(value)} from Snowflake; cast it in the SQL")

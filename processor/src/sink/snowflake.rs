@@ -8,10 +8,12 @@
 //! The async client on a runtime of its own: a call must end even when the server hangs. Called by a lane's thread,
 //! never from inside another runtime.
 
+mod changes;
 mod classify;
 mod connect;
 mod stage;
 mod statements;
+mod tables;
 
 use snowflake_connector_rs::{CellValue, DynamicRow, Statement};
 use tokio::runtime::{Builder, Runtime};
@@ -20,7 +22,7 @@ use tokio::time::timeout;
 use shared::config::SnowflakeSinkConfig;
 
 use self::connect::{Ended, Server, Session};
-use super::rows::{self, StoredFence};
+use super::rows::{self, Row, StoredFence};
 use super::{Batch, Context, Sink, SinkError};
 use crate::position::{Epoch, Fence, Position};
 
@@ -107,21 +109,43 @@ impl Sink for Snowflake {
     fn deliver(&mut self, batch: &Batch<'_>) -> Result<(), SinkError> {
         let rows = rows::of(batch)?;
         let staged = stage::texts(&self.server, &rows)?;
-        let block = statements::deliver(batch, &rows)?;
         self.run(async |session, server, _| {
-            for (n, text) in staged.iter().enumerate() {
-                let statement = Statement::new(statements::stage(n == 0)).bind(text.clone());
-                session.run(server, statement).await?;
-            }
-            match session.run_block(server, block.clone()).await? {
-                Ended::Committed => Ok(()),
-                Ended::Fenced => {
-                    let found = read_fence(session, server, batch.partition).await?.epoch;
-                    Err(SinkError::Fenced { partition: batch.partition, found, own: batch.from.epoch })
+            let outcome = deliver(session, server, batch, &rows, &staged).await;
+            match outcome {
+                // A table of the user's may not be what it was.
+                Err(SinkError::Halt(_)) if !session.has_expired() => {
+                    session.prepared = tables::prepare(session, server).await?;
+                    outcome
                 }
-                Ended::Occupied => Err(rows::occupied(&server.to_string())),
+                _ => outcome,
             }
         })
+    }
+}
+
+/// `staged` is what [`stage::texts`] made of the rows.
+async fn deliver(
+    session: &mut Session,
+    server: &Server,
+    batch: &Batch<'_>,
+    rows: &[Row<'_>],
+    staged: &[String],
+) -> Result<(), SinkError> {
+    let mapped = changes::changes(session, server, rows).await?;
+    for (n, text) in staged.iter().enumerate() {
+        session.run(server, Statement::new(statements::stage(n == 0)).bind(text.clone())).await?;
+    }
+    for (n, text) in mapped.staged.iter().enumerate() {
+        session.run(server, Statement::new(statements::stage_mapped(n == 0)).bind(text.clone())).await?;
+    }
+    let block = statements::deliver(batch, rows, &mapped.steps)?;
+    match session.run_block(server, block).await.map_err(|error| mapped.blame(error))? {
+        Ended::Committed => Ok(()),
+        Ended::Fenced => {
+            let found = read_fence(session, server, batch.partition).await?.epoch;
+            Err(SinkError::Fenced { partition: batch.partition, found, own: batch.from.epoch })
+        }
+        Ended::Occupied => Err(rows::occupied(&server.to_string())),
     }
 }
 

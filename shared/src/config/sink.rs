@@ -278,7 +278,7 @@ impl SinkConfig {
     /// Whether the sink is a database that can have tables of the user's.
     #[must_use]
     pub fn takes_tables(&self) -> bool {
-        self.database().is_some() && !matches!(self, Self::Snowflake(_))
+        self.database().is_some()
     }
 
     /// Checks the settings and, `with_secrets`, reads what they refer to. `key` is the pipeline's, `sources` are

@@ -123,7 +123,8 @@ fn meaning(code: &str) -> Meaning {
     const WAREHOUSE: &str = "let the warehouse resume (AUTO_RESUME, a resource monitor's quota), or name another in \
                              sink.snowflake.warehouse";
     const PRIVILEGE: &str = "grant the role what it lacks: USAGE on warehouse, database and schema; SELECT, INSERT \
-                             and UPDATE on the tables; to make them, CREATE TABLE on the schema";
+                             and UPDATE on the tables, on your own also DELETE; to make Hookline's, CREATE TABLE on \
+                             the schema";
     const LOGIN: &str = "let the user of sink.snowflake in";
     match code.parse::<i32>() {
         // No warehouse, or one that may not resume.

@@ -15,6 +15,8 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::statements::{self, quoted};
+use super::tables::{self, Prepared};
+use crate::sink::mapping::table::{self, Table};
 use crate::sink::{Context, SinkError, rows};
 
 /// For a connection and the log-in.
@@ -32,14 +34,19 @@ pub(super) struct Server {
     role: Option<String>,
     warehouse: String,
     database: String,
-    schema: String,
+    pub(super) schema: String,
     statement_timeout: Duration,
+    pub(super) pipeline: String,
+    /// The user's own.
+    pub(super) tables: Vec<Table>,
 }
 
 /// A session; requests come one after the other. Snowflake ends it by itself.
 pub(super) struct Session {
     session: snowflake_connector_rs::Session,
     has_expired: bool,
+    /// For each of the user's tables.
+    pub(super) prepared: Vec<Prepared>,
 }
 
 /// How a block ended that was not stopped by a failure.
@@ -113,6 +120,8 @@ impl Server {
             .with_session_parameter("STATEMENT_TIMEOUT_IN_SECONDS", seconds.into())
             .with_session_parameter("QUERY_TAG", format!("hookline {}", context.pipeline).into())
             .with_session_parameter("TIMEZONE", "Etc/UTC".into())
+            .with_session_parameter("TIMESTAMP_INPUT_FORMAT", "AUTO".into())
+            .with_session_parameter("DATE_INPUT_FORMAT", "AUTO".into())
             .with_session_parameter("AUTOCOMMIT", true.into())
             .with_session_parameter("QUOTED_IDENTIFIERS_IGNORE_CASE", false.into());
         let client = ClientConfig::new(&config.user, account, credentials(config))
@@ -127,6 +136,8 @@ impl Server {
             database: config.database.get_ref().clone(),
             schema: config.schema.get_ref().clone(),
             statement_timeout,
+            pipeline: context.pipeline.clone(),
+            tables: table::all(&context.tables),
         })
     }
 
@@ -142,7 +153,7 @@ impl Server {
         let session = timeout(LOGIN_TIMEOUT, self.client.create_session()).await;
         let session = session.map_err(|_| late(LOGIN_TIMEOUT))?;
         let session = session.map_err(|e| rows::not_by_data(self.failed(&e)))?;
-        let mut session = Session { session, has_expired: false };
+        let mut session = Session { session, has_expired: false, prepared: Vec::new() };
         let limit = self.call_limit();
         let set_up = timeout(limit, self.set_up(&mut session)).await.unwrap_or_else(|_| Err(late(limit)));
         set_up.map_err(rows::not_by_data)?;
@@ -163,7 +174,12 @@ impl Server {
             used.map_err(|e| self.not_usable(&e, &kind.to_lowercase(), &name, key))?;
         }
         self.migrate(session).await?;
-        session.run(self, statements::CREATE_BATCH).await.map(|_| ())
+        session.run(self, statements::CREATE_BATCH).await?;
+        if !self.tables.is_empty() {
+            session.prepared = tables::prepare(session, self).await?;
+            session.run(self, statements::CREATE_MAPPED).await?;
+        }
+        Ok(())
     }
 
     async fn migrate(&self, session: &mut Session) -> Result<(), SinkError> {

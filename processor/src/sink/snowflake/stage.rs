@@ -47,36 +47,77 @@ struct StagedRow<'a> {
     is_last: bool,
 }
 
+/// Texts of JSON arrays, filled one after the other.
+#[derive(Default)]
+pub(super) struct Arrays(Vec<String>);
+
+impl Arrays {
+    /// Adds an element.
+    ///
+    /// # Errors
+    /// It is too large for any text: why.
+    pub(super) fn push(&mut self, element: &impl Serialize) -> Result<(), Unfit> {
+        let element = serde_json::to_string(element).map_err(Unfit::NoJson)?;
+        if element.len() + 2 > TEXT_BYTES_MAX {
+            return Err(Unfit::TooLarge(format!(
+                "has {} bytes as JSON, more than the {TEXT_BYTES_MAX} that Hookline hands to Snowflake",
+                element.len()
+            )));
+        }
+        match self.0.last_mut() {
+            Some(open) if open.len() + element.len() < TEXT_BYTES => {
+                open.push(',');
+                open.push_str(&element);
+            }
+            _ => self.0.push(format!("[{element}")),
+        }
+        Ok(())
+    }
+
+    /// The arrays, each within Snowflake's limit.
+    pub(super) fn texts(mut self) -> Vec<String> {
+        self.0.iter_mut().for_each(|text| text.push(']'));
+        self.0
+    }
+}
+
+/// Why an element is in no array.
+pub(super) enum Unfit {
+    TooLarge(String),
+    NoJson(serde_json::Error),
+}
+
+impl Unfit {
+    /// The error, with that for an element that is too large.
+    pub(super) fn error(self, refused: impl FnOnce(&str) -> SinkError) -> SinkError {
+        match self {
+            Self::TooLarge(problem) => refused(&problem),
+            Self::NoJson(error) => {
+                SinkError::Halt(format!("an event as JSON: {error}: a defect of Hookline, please report it"))
+            }
+        }
+    }
+}
+
 /// The rows as texts, each within Snowflake's limit.
 ///
 /// # Errors
 /// Refused: an event is too large, or has a time that no calendar has.
 pub(super) fn texts(server: &Server, rows: &[Row<'_>]) -> Result<Vec<String>, SinkError> {
     let mut last = rows::last_of_entities(rows).into_iter().peekable();
-    let mut texts: Vec<String> = Vec::new();
+    let mut arrays = Arrays::default();
     for row in rows {
         let is_last = last.next_if(|last| ptr::eq(*last, row)).is_some();
-        let text = serde_json::to_string(&staged(row, is_last)?).map_err(|e| {
-            SinkError::Halt(format!("an event as JSON: {e}: a defect of Hookline, please report it"))
+        arrays.push(&staged(row, is_last)?).map_err(|unfit| {
+            unfit.error(|problem| {
+                SinkError::Refused(format!(
+                    "{server}: the event at offset {}, its body in Base64, {problem}",
+                    row.event_offset
+                ))
+            })
         })?;
-        if text.len() + 2 > TEXT_BYTES_MAX {
-            return Err(SinkError::Refused(format!(
-                "{server}: the event at offset {} has {} bytes as Base64 and JSON, more than the {TEXT_BYTES_MAX} \
-                 that Hookline hands to Snowflake",
-                row.event_offset,
-                text.len()
-            )));
-        }
-        match texts.last_mut() {
-            Some(open) if open.len() + text.len() < TEXT_BYTES => {
-                open.push(',');
-                open.push_str(&text);
-            }
-            _ => texts.push(format!("[{text}")),
-        }
     }
-    texts.iter_mut().for_each(|text| text.push(']'));
-    Ok(texts)
+    Ok(arrays.texts())
 }
 
 fn staged<'a>(row: &'a Row<'_>, is_last: bool) -> Result<StagedRow<'a>, SinkError> {

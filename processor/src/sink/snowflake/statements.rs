@@ -1,5 +1,5 @@
 //! The sink's SQL. Numbers stand in it as they are, texts quoted; rows never do: they come by way of
-//! `hookline_batch`.
+//! `hookline_batch` and `hookline_mapped`.
 //!
 //! What the blocks look like is kept in `processor/tests/golden/snowflake`.
 
@@ -29,6 +29,13 @@ const STAGED: &str = "INTO hookline_batch (effect_offset, effect_ordinal, source
     value:traceparent::VARCHAR, TO_BINARY(value:body::VARCHAR, 'BASE64'), value:is_last::BOOLEAN \
     FROM TABLE(FLATTEN(INPUT => PARSE_JSON(?)))";
 
+/// Where the rows of the user's tables wait, each with the part of the block that it is for, and its values as texts.
+pub(super) const CREATE_MAPPED: &str = "CREATE OR REPLACE TEMPORARY TABLE hookline_mapped (\
+    part NUMBER(10, 0) NOT NULL, content VARIANT NOT NULL)";
+
+const STAGED_MAPPED: &str = "INTO hookline_mapped (part, content) \
+    SELECT value:part::NUMBER(10, 0), value:content FROM TABLE(FLATTEN(INPUT => PARSE_JSON(?)))";
+
 const MERGE_ENTITIES: &str = "\
 MERGE INTO hookline_entities AS shown
   USING (SELECT * FROM hookline_batch WHERE is_last) AS event
@@ -46,8 +53,13 @@ pub(super) fn stage(is_first: bool) -> String {
     format!("INSERT {}{STAGED}", if is_first { "OVERWRITE " } else { "" })
 }
 
-/// Moves the fence, first of all, and merges what is in `hookline_batch`.
-pub(super) fn deliver(batch: &Batch<'_>, rows: &[Row<'_>]) -> Result<String, SinkError> {
+/// The same for `hookline_mapped`.
+pub(super) fn stage_mapped(is_first: bool) -> String {
+    format!("INSERT {}{STAGED_MAPPED}", if is_first { "OVERWRITE " } else { "" })
+}
+
+/// Moves the fence, first of all, merges what is in `hookline_batch`, and changes the user's tables.
+pub(super) fn deliver(batch: &Batch<'_>, rows: &[Row<'_>], mapped: &[String]) -> Result<String, SinkError> {
     let partition = batch.partition;
     let mut steps = vec![move_fence(batch)?, raise_if("SQLROWCOUNT = 0", FENCED)];
     if let Some(first) = rows.first() {
@@ -57,6 +69,7 @@ pub(super) fn deliver(batch: &Batch<'_>, rows: &[Row<'_>]) -> Result<String, Sin
     if rows.iter().any(|row| row.event.entity.is_some()) {
         steps.push(MERGE_ENTITIES.replace("{partition}", &partition.to_string()));
     }
+    steps.extend_from_slice(mapped);
     Ok(block(&steps))
 }
 
@@ -178,8 +191,8 @@ $$"
     )
 }
 
-/// A text in a block. A `$` is written by its number, since two of them end the block.
-fn text(value: &str) -> String {
+/// A text in a statement. In a block, a `$` is written by its number, since two of them end the block.
+pub(super) fn text(value: &str) -> String {
     format!("'{}'", value.replace('\\', r"\\").replace('\'', "''").replace('$', r"\x24"))
 }
 
@@ -188,11 +201,21 @@ fn bytes(value: &[u8]) -> String {
     format!("TO_BINARY('{digits}', 'HEX')")
 }
 
+/// Snowflake itself runs in no test: what it is given is looked at, and kept. `HOOKLINE_RENEW_GOLDEN=1` writes the
+/// files anew.
+#[cfg(test)]
+pub(super) fn golden(name: &str, text: &str) {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/snowflake");
+    let path = directory.join(name);
+    if std::env::var_os("HOOKLINE_RENEW_GOLDEN").is_some() {
+        std::fs::write(&path, format!("{text}\n")).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(format!("{text}\n"), kept, "{name}; HOOKLINE_RENEW_GOLDEN=1 writes it anew");
+}
+
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-    use std::{env, fs};
-
     use super::*;
     use crate::fold::{Action, Effect};
     use crate::frame::Frame;
@@ -225,11 +248,9 @@ mod tests {
         let from = Fence { position: Position { offset: 6, ordinal: 2 }, digest: Digest([1; 16]), epoch };
         let to = Fence { position: Position { offset: 9, ordinal: 0 }, digest: Digest([0xab; 16]), epoch };
         let batch = Batch { partition: 3, from, to, effects };
-        deliver(&batch, &rows::of(&batch).unwrap()).unwrap()
+        deliver(&batch, &rows::of(&batch).unwrap(), &[]).unwrap()
     }
 
-    /// Snowflake itself runs in no test: what it is given is looked at, and kept. `HOOKLINE_RENEW_GOLDEN=1` writes
-    /// the files anew.
     #[test]
     fn the_blocks_are_as_they_were_looked_at() {
         let context = Context {
@@ -244,15 +265,10 @@ mod tests {
             ("deliver_without_entities.sql", delivered(&[effect(7, None)])),
             ("deliver_nothing.sql", delivered(&[])),
             ("stage.sql", stage(true)),
+            ("stage_mapped.sql", stage_mapped(true)),
         ];
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/snowflake");
         for (name, block) in blocks {
-            let path = directory.join(name);
-            if env::var_os("HOOKLINE_RENEW_GOLDEN").is_some() {
-                fs::write(&path, format!("{block}\n")).unwrap();
-            }
-            let golden = fs::read_to_string(&path).unwrap();
-            assert_eq!(format!("{block}\n"), golden, "{name}; HOOKLINE_RENEW_GOLDEN=1 writes it anew");
+            golden(name, &block);
         }
     }
 

@@ -22,7 +22,8 @@ pub(in crate::config) fn check(
         return Ok(());
     }
     if !pipeline.sink.takes_tables() {
-        let message = "tables are for a sink that is a database: postgres, mysql, mongodb or sqlite";
+        let message =
+            "tables are for a sink that is a database: postgres, mysql, mongodb, snowflake or sqlite";
         return Err(at.error(None, &format!("{key}.tables"), message));
     }
     if tables.len() > TABLES_MAX {
@@ -61,17 +62,19 @@ impl Place<'_> {
         }
     }
 
-    /// A name of one part or, in PostgreSQL, of two.
+    /// A name of one part or, in PostgreSQL and Snowflake, of two.
     fn check_name(&self, field: &str, name: &str) -> Result<(), ConfigError> {
         let parts: Vec<&str> = name.split('.').collect();
-        let own = parts.last().is_some_and(|part| part.starts_with(OWN_PREFIX));
+        let prefix = parts.last().and_then(|part| part.get(..OWN_PREFIX.len()));
+        let own = prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(OWN_PREFIX));
         if own || parts.iter().any(|part| part.is_empty() || part.contains('\0')) {
             return self
                 .fail(field, format!("`{name}` is no name for a table; `{OWN_PREFIX}…` are Hookline's"));
         }
-        let parts_max = if matches!(self.pipeline.sink, SinkConfig::Postgres(_)) { 2 } else { 1 };
+        let has_schemas = matches!(self.pipeline.sink, SinkConfig::Postgres(_) | SinkConfig::Snowflake(_));
+        let parts_max = if has_schemas { 2 } else { 1 };
         if parts.len() > parts_max && !self.is_mongodb() {
-            let message = "has a dot; PostgreSQL's tables alone have names of two parts, schema and table";
+            let message = "has a dot; only PostgreSQL's and Snowflake's tables have names of two parts, schema and table";
             return self.fail(field, format!("`{name}` {message}"));
         }
         Ok(())

@@ -181,7 +181,7 @@ fn a_column_has_one_origin_and_one_type() {
 
 #[test]
 fn names_that_are_hooklines_or_of_no_table_are_refused() {
-    for name in ["hookline_events", "\"erp.hookline_events\"", "\"a..b\"", "\"a.b.c\""] {
+    for name in ["hookline_events", "HOOKLINE_EVENTS", "\"erp.hookline_events\"", "\"a..b\"", "\"a.b.c\""] {
         let renamed = ORDERS.replace("tables.orders", &format!("tables.{name}"));
         let text = parse(POSTGRES, &renamed).unwrap_err();
         assert!(text.contains("no name for a table") || text.contains("has a dot"), "{text}");

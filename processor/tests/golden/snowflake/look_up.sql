@@ -1,0 +1,1 @@
+SELECT asked.n, COUNT(*), MIN(there."TAKEN"::VARCHAR) FROM (SELECT value:n::NUMBER(10, 0) AS n, value:sought::VARCHAR::NUMBER(9, 0) AS sought FROM TABLE(FLATTEN(INPUT => PARSE_JSON(?)))) AS asked JOIN "PUBLIC"."OTHERS" AS there ON there."CODE" = asked.sought GROUP BY asked.n
