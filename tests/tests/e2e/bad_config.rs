@@ -33,8 +33,8 @@ const CASES: [Case; 11] = [
     ),
     (
         "an unknown sink",
-        "sink.kafka = { topic = \"bad-config.applied\" }",
-        "sink.oracle = { topic = \"bad-config.applied\" }",
+        "sink.kafka.topic = \"bad-config.applied\"",
+        "sink.oracle.topic = \"bad-config.applied\"",
         &["pipelines.bad-config.sink", "unknown variant `oracle`", "`postgres`", "`sqlite`", "`kafka`"],
     ),
     (
