@@ -8,7 +8,6 @@
 //! Over a log with retention, the fold starts at the oldest checkpoint of the journal whose log is still
 //! there, and the report says from which offset on the books are proved.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -297,11 +296,9 @@ impl Verifier<'_> {
         if kept.low > 0 || !sink.deleted.is_empty() {
             return Ok(());
         }
-        let taken = self.config.sources.keys().filter(|source| self.pipeline.takes(source));
-        let topics: BTreeSet<_> = taken.map(|source| sink.topic_of(source)).collect();
         let mut rows = 0;
-        for topic in &topics {
-            rows += self.count_outputs(reader, topic, partition, proof.to, &mut |_| {})?;
+        for topic in self.pipeline.output_topics(&self.config.sources) {
+            rows += self.count_outputs(reader, &topic, partition, proof.to, &mut |_| {})?;
         }
         proof.in_sink = Some(rows);
         if rows != proof.applied {

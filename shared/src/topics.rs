@@ -1,7 +1,6 @@
 //! The topics: their names, their settings, and that they are so. Created on first start, checked on every
 //! other; a setting that a guarantee rests on and that differs is an error that names the way out.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -165,9 +164,7 @@ pub fn of_pipeline(config: &Config, name: &str, pipeline: &PipelineConfig) -> Ve
         topic.at_least.push(("retention.bytes", -1));
     }
     if let SinkConfig::Kafka(sink) = &pipeline.sink {
-        let taken = config.sources.keys().filter(|source| pipeline.takes(source));
-        let names: BTreeSet<String> = taken.map(|source| sink.topic_of(source).into_owned()).collect();
-        for name in names {
+        for name in pipeline.output_topics(&config.sources) {
             let mut topic = base(config, name, log_max);
             if !sink.deleted.is_empty() {
                 topic.exact.retain(|(key, _)| *key != "cleanup.policy");

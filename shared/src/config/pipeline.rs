@@ -1,6 +1,6 @@
 //! `[pipelines.NAME]`: which sources' events go to which sink, and the limits on the way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -179,6 +179,15 @@ impl PipelineConfig {
         self.sources.as_ref().is_none_or(|names| names.iter().any(|name| name.get_ref() == source))
     }
 
+    /// The topics that a Kafka sink writes the events of its sources to; none of another sink.
+    #[must_use]
+    pub fn output_topics(&self, sources: &BTreeMap<String, SourceConfig>) -> BTreeSet<String> {
+        let taken = sources.keys().filter(|source| self.takes(source));
+        self.sink.kafka().map_or_else(BTreeSet::new, |sink| {
+            taken.map(|source| sink.topic_of(source).into_owned()).collect()
+        })
+    }
+
     pub(super) fn resolve(
         &mut self,
         at: &Places<'_>,
@@ -216,10 +225,7 @@ impl PipelineConfig {
             return Err(at.error(None, "log.retention", &format!("{message} `{name}`; keep the log longer")));
         }
         tables::check(at, &key, self, sources)?;
-        let names = self.sources.as_ref();
-        let taken =
-            |name: &&str| names.is_none_or(|names| names.iter().any(|taken| taken.get_ref() == *name));
-        let sources = sources.keys().map(String::as_str).filter(taken);
-        self.sink.resolve(at, &key, sources, log, with_secrets)
+        let topics = self.output_topics(sources);
+        self.sink.resolve(at, &key, &topics, log, with_secrets)
     }
 }

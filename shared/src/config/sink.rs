@@ -1,6 +1,7 @@
 //! `[pipelines.NAME.sink.*]`: where events are applied.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use secrecy::SecretString;
@@ -281,13 +282,13 @@ impl SinkConfig {
         self.database().is_some()
     }
 
-    /// Checks the settings and, `with_secrets`, reads what they refer to. `key` is the pipeline's, `sources` are
-    /// those that it takes.
-    pub(super) fn resolve<'s>(
+    /// Checks the settings and, `with_secrets`, reads what they refer to. `key` is the pipeline's, `topics` are
+    /// those of its outputs.
+    pub(super) fn resolve(
         &mut self,
         at: &Places<'_>,
         key: &str,
-        sources: impl Iterator<Item = &'s str> + Clone,
+        topics: &BTreeSet<String>,
         log: &LogConfig,
         with_secrets: bool,
     ) -> Result<(), ConfigError> {
@@ -299,7 +300,7 @@ impl SinkConfig {
             Self::Http(sink) if !(1..=256).contains(&sink.concurrency) => {
                 return Err(at.error(None, &format!("{key}.sink.http.concurrency"), "must be 1 to 256"));
             }
-            Self::Kafka(sink) if sources.clone().any(|source| sink.topic_of(source) == log.topic) => {
+            Self::Kafka(_) if topics.contains(&log.topic) => {
                 let message = "is the event log itself; name another topic";
                 return Err(at.error(None, &format!("{key}.sink.kafka.topic"), message));
             }
