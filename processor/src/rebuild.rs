@@ -63,8 +63,8 @@ pub struct Deleted {
     pub to_fold: i64,
 }
 
-/// Waits, at most so long, until the pipeline's group is empty, checks that the log is whole, and deletes the journal and the snapshots,
-/// unless it is a dry run. To do it again after a crash in between is right.
+/// Waits, at most so long, until the pipeline's group is empty, checks that the log is whole, and deletes the journal and
+/// the snapshots, unless it is a dry run. To do it again after a crash in between is right.
 ///
 /// # Errors
 /// Nothing was changed, except where Kafka fails in between.
