@@ -7,6 +7,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -101,6 +102,20 @@ impl Child {
             self.ended = self.process.try_wait().expect("the child's state");
         }
         self.ended
+    }
+
+    /// Waits until it listens on all these ports of 127.0.0.1.
+    ///
+    /// # Panics
+    /// When it ends, or does not listen in `time_limit`.
+    pub fn wait_listens(&mut self, ports: &[u16], time_limit: Duration) {
+        let what = format!("a {} that listens", self.name);
+        wait::until(&what, time_limit, || {
+            let ended = self.ended();
+            assert!(ended.is_none(), "{} ended: {ended:?}", self.name);
+            let listens = |port: &u16| TcpStream::connect(("127.0.0.1", *port)).is_ok();
+            ports.iter().all(listens).then_some(())
+        });
     }
 
     /// Waits for its end.

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::child::{self, Child};
-use crate::{ports, setup, wait};
+use crate::{ports, setup};
 
 const START_TIME_LIMIT: Duration = Duration::from_secs(60);
 
@@ -80,10 +80,7 @@ impl Collector {
         let mut command = child::command(setup::collector());
         command.arg("--config").arg(path("config.yaml"));
         let mut process = Child::spawn("collector", command, &path("collector.log"));
-        wait::until("a collector that listens", START_TIME_LIMIT, || {
-            assert_eq!(process.ended(), None, "the collector ended");
-            TcpStream::connect(address).ok()
-        });
+        process.wait_listens(&[address.port()], START_TIME_LIMIT);
         Self { address, _process: process, scratch }
     }
 

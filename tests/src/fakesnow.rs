@@ -1,7 +1,6 @@
 //! A private stand-in for Snowflake: fakesnow, which keeps the data in memory, and what it lacks for the sink
 //! (`tests/fakesnow`), on free ports.
 
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::child::{self, Child};
-use crate::{http, ports, setup, tls, wait};
+use crate::{http, ports, setup, tls};
 
 const START_TIME_LIMIT: Duration = Duration::from_secs(60);
 
@@ -45,12 +44,7 @@ impl FakeSnow {
             .args([port, tls_port].map(|port| port.to_string()))
             .args([USER, PASSWORD]);
         let mut process = Child::spawn("fakesnow", command, &scratch.path().join("fakesnow.log"));
-        wait::until("a fakesnow that listens", START_TIME_LIMIT, || {
-            let ended = process.ended();
-            assert!(ended.is_none(), "fakesnow ended: {ended:?}");
-            let listens = |port| TcpStream::connect(("127.0.0.1", port)).is_ok();
-            (listens(port) && listens(tls_port)).then_some(())
-        });
+        process.wait_listens(&[port, tls_port], START_TIME_LIMIT);
         Self { _process: process, scratch, port, tls_port }
     }
 

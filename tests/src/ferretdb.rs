@@ -2,7 +2,6 @@
 //!
 //! It lets everybody in who comes without a user. It has no replicas, no transactions and no validators.
 
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::child::{self, Child};
-use crate::{ports, setup, tls, wait};
+use crate::{ports, setup, tls};
 
 const START_TIME_LIMIT: Duration = Duration::from_secs(30);
 
@@ -41,12 +40,7 @@ impl FerretDb {
             .arg(format!("--key={}", key.display()))
             .arg(format!("--sqlite-url=file:{}/", scratch.path().display()));
         let mut process = Child::spawn("FerretDB", command, &scratch.path().join("ferretdb.log"));
-        wait::until("a FerretDB that listens", START_TIME_LIMIT, || {
-            let ended = process.ended();
-            assert!(ended.is_none(), "FerretDB ended: {ended:?}");
-            let listens = |port| TcpStream::connect(("127.0.0.1", port)).is_ok();
-            (listens(port) && listens(tls_port)).then_some(())
-        });
+        process.wait_listens(&[port, tls_port], START_TIME_LIMIT);
         Self { _process: process, scratch, port, tls_port }
     }
 
