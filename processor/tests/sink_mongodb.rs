@@ -399,7 +399,7 @@ fn tls_verifies_the_certificate_and_the_hosts_name() {
 #[test]
 #[ignore = "the test before this one runs it, in another environment"]
 fn a_sink_opens_by_tls() {
-    let opened = sink::open(&config(tls::url(), "5s"), &context());
+    let opened = sink::open(&config(tls::place(), "5s"), &context());
     opened.unwrap_or_else(|error| panic!("{error}"));
 }
 

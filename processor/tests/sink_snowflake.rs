@@ -7,10 +7,8 @@
 
 mod sink_contract;
 
-use std::env;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
@@ -30,7 +28,7 @@ use sink_contract::relational::Relational;
 use sink_contract::remote::{self, Remote};
 use sink_contract::{
     Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, ids, open,
-    open_with, promises, retried, simple,
+    open_with, promises, retried, simple, tls,
 };
 
 promises!(Database::new());
@@ -481,13 +479,7 @@ fn a_claim_waits_for_whoever_has_the_lock_and_is_tried_again_after_the_statement
 
 #[test]
 fn entities_are_told_apart_by_every_byte() {
-    let database = Database::new();
-    let entities = ["a", "A", "a ", "ä", "a\u{308}", "", " ", "\u{1F980}", "ß", "ss"];
-    let effects: Vec<_> =
-        (0..).zip(entities).map(|(n, entity)| effect(n, 0, &event("e", Some(entity)), b"{}")).collect();
-    Owner::claim(&database, 0, epoch(1)).deliver(&effects).unwrap();
-    let found: Vec<_> = database.entities().into_iter().map(|entity| entity.entity).collect();
-    assert_eq!(found, entities);
+    sink_contract::entities_are_told_apart_by_every_byte(&Database::new());
 }
 
 #[test]
@@ -531,25 +523,14 @@ fn a_certificate_that_nobody_vouches_for_halts() {
     assert!(message.contains("no safe TLS") && message.contains("SSL_CERT_FILE"), "{message}");
 }
 
-const TLS_URL: &str = "HOOKLINE_TEST_TLS_URL";
-const TLS_SCHEMA: &str = "HOOKLINE_TEST_TLS_SCHEMA";
-
-/// The certificate to trust comes from the environment, so from that of a process of its own.
 #[test]
 fn tls_verifies_the_certificate_and_the_hosts_name() {
-    let database = Database::new();
+    let (database, server) = (Database::new(), FakeSnow::shared());
     // The names in the certificate: localhost alone.
     for (host, is_let_in) in [("localhost", true), ("127.0.0.1", false)] {
-        let ended = Command::new(env::current_exe().unwrap())
-            .args(["--exact", "--ignored", "a_sink_opens_by_tls"])
-            .env("SSL_CERT_FILE", FakeSnow::shared().file("certificate.pem"))
-            .env(TLS_URL, format!("https://{host}:{}", FakeSnow::shared().tls_port()))
-            .env(TLS_SCHEMA, &database.schema)
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&ended.stdout);
-        assert!(text.contains("running 1 test"), "{text}");
-        assert_eq!(ended.status.success(), is_let_in, "{host}: {text}");
+        let place = format!("https://{host}:{} {}", server.tls_port(), database.schema);
+        let (opened, text) = tls::opens(&place, Some(&server.file("certificate.pem")));
+        assert_eq!(opened, is_let_in, "{host}: {text}");
         assert_eq!(text.contains("no safe TLS"), !is_let_in, "{host}: {text}");
     }
 }
@@ -557,8 +538,9 @@ fn tls_verifies_the_certificate_and_the_hosts_name() {
 #[test]
 #[ignore = "the test before this one runs it, in another environment"]
 fn a_sink_opens_by_tls() {
-    let database = Database { schema: env::var(TLS_SCHEMA).unwrap(), in_capitals: false };
-    let settings = database.settings(&env::var(TLS_URL).unwrap(), "60s");
+    let place = tls::place();
+    let (url, schema) = place.split_once(' ').unwrap();
+    let settings = Database { schema: schema.to_owned(), in_capitals: false }.settings(url, "60s");
     let opened = sink::open(&config(settings), &context());
     opened.unwrap_or_else(|error| panic!("{error}"));
 }

@@ -263,3 +263,13 @@ pub(crate) fn rows_dropped_in_silence_halt(place: &impl Place, swallow_bad: impl
     assert_eq!(place.events(), []);
     owner.deliver(&[simple(1)]).unwrap();
 }
+
+/// For a database that compares texts by a collation, if it is not told otherwise.
+pub(crate) fn entities_are_told_apart_by_every_byte(place: &impl Place) {
+    let entities = ["a", "A", "a ", "ä", "a\u{308}", "", " ", "\u{1F980}", "ß", "ss"];
+    let effects: Vec<_> =
+        (0..).zip(entities).map(|(n, entity)| effect(n, 0, &event("e", Some(entity)), b"{}")).collect();
+    Owner::claim(place, 0, epoch(1)).deliver(&effects).unwrap();
+    let found: Vec<_> = place.entities().into_iter().map(|entity| entity.entity).collect();
+    assert_eq!(found, entities);
+}

@@ -5,13 +5,13 @@ use std::env;
 use std::path::Path;
 use std::process::Command;
 
-const URL: &str = "HOOKLINE_TEST_TLS_URL";
+const PLACE: &str = "HOOKLINE_TEST_TLS_PLACE";
 
-/// Runs the target's `a_sink_opens_by_tls`: whether it passed, and what it said. Without a certificate to trust, the
-/// operating system's count.
-pub(crate) fn opens(url: &str, trusted: Option<&Path>) -> (bool, String) {
+/// Runs the target's `a_sink_opens_by_tls`, which opens a sink at a place: whether it passed, and what it said. Without
+/// a certificate to trust, the operating system's count.
+pub(crate) fn opens(place: &str, trusted: Option<&Path>) -> (bool, String) {
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", "--ignored", "a_sink_opens_by_tls"]).env(URL, url);
+    command.args(["--exact", "--ignored", "a_sink_opens_by_tls"]).env(PLACE, place);
     if let Some(certificate) = trusted {
         command.env("SSL_CERT_FILE", certificate);
     }
@@ -21,7 +21,7 @@ pub(crate) fn opens(url: &str, trusted: Option<&Path>) -> (bool, String) {
     (ended.status.success(), text)
 }
 
-/// In `a_sink_opens_by_tls`: where.
-pub(crate) fn url() -> String {
-    env::var(URL).unwrap()
+/// In `a_sink_opens_by_tls`: the place that [`opens`] was given.
+pub(crate) fn place() -> String {
+    env::var(PLACE).unwrap()
 }
