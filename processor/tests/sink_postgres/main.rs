@@ -25,7 +25,7 @@ use sink_contract::relational::{self, Relational};
 use sink_contract::remote::{self, Remote};
 use sink_contract::{
     Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, ids, open,
-    promises, retried, rows_dropped_in_silence_halt, simple,
+    promises, retried, rows_dropped_in_silence_halt, simple, tls,
 };
 
 promises!(Schema::new());
@@ -376,6 +376,15 @@ fn a_claim_counts_what_the_former_owner_commits_meanwhile() {
     });
     assert!(matches!(old.deliver(&[simple(3)]), Err(SinkError::Fenced { .. })));
     assert_eq!(ids(&schema), ["e1", "e2", "e3"]);
+}
+
+#[test]
+#[ignore = "`opening::tls_verifies_the_certificate_and_the_hosts_name` runs it, in another environment"]
+fn a_sink_opens_by_tls() {
+    // Not `Schema::new`: it would start a server in this process, too.
+    let name = unique("tls");
+    let opened = open(&Schema { name, url: tls::place(), statement_timeout: "30s", is_alias: true });
+    opened.unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]

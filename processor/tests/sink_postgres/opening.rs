@@ -105,15 +105,6 @@ fn tls_verifies_the_certificate_and_the_hosts_name() {
 }
 
 #[test]
-#[ignore = "the test before this one runs it, in another environment"]
-fn a_sink_opens_by_tls() {
-    // Not `Schema::new`: it would start a server in this process, too.
-    let name = unique("tls");
-    let opened = open(&Schema { name, url: tls::place(), statement_timeout: "30s", is_alias: true });
-    opened.unwrap_or_else(|error| panic!("{error}"));
-}
-
-#[test]
 fn a_connection_string_that_cannot_be_read_halts_and_is_not_repeated() {
     for url in ["postgres://u:hunter2@host:port/db", "hunter2", "postgres://u:hunter2@h/db?hunter2=1"] {
         let message = halted(open(&Schema::new().via(url.to_owned())));
