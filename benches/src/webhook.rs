@@ -119,6 +119,7 @@ pub(crate) fn event(item: Item) -> Event {
         scheme: "github".to_owned(),
         key_id: format!("env:{SECRET_ENV}"),
         problem: None,
+        snapshot: None,
         signature_headers: vec![("x-hub-signature-256".to_owned(), format!("sha256={digits}{digits}"))],
         id,
     }

@@ -137,6 +137,7 @@ fn event(
         scheme: webhook.scheme().to_owned(),
         key_id,
         problem: reader.into_problem(),
+        snapshot: None,
         signature_headers: webhook.signature_headers().to_vec(),
     })
 }

@@ -6,6 +6,7 @@
 mod ingest;
 mod kafka;
 mod pipeline;
+mod poll;
 mod sink;
 mod source;
 mod tables;
@@ -18,6 +19,7 @@ pub use kafka::{
     Broker, KafkaConfig, LogConfig, SaslConfig, SaslMechanism, SecurityProtocol, TlsClientConfig,
 };
 pub use pipeline::{BatchConfig, CheckpointConfig, FoldLimits, GapPolicy, PipelineConfig};
+pub use poll::{NextPage, PageSize, PollConfig, PollStatusConfig, ResourceConfig, template_parts};
 use serde::Deserialize;
 pub use sink::{
     DatabaseSinkConfig, HttpSinkConfig, KafkaSinkConfig, PostgresSinkConfig, SinkConfig, SnowflakeSinkConfig,

@@ -51,11 +51,13 @@ pub mod header {
     pub const KEY_ID: &str = "hookline-key-id";
     /// Why the webhook could not be read; such an event is dead-lettered.
     pub const PROBLEM: &str = "hookline-problem";
+    /// The version of the entity, where the record is no event of the sender's but what polling found.
+    pub const SNAPSHOT: &str = "hookline-snapshot";
     /// The request's signature headers, each under this prefix.
     pub const SIGNATURE_PREFIX: &str = "hookline-sig-";
 }
 
-/// One verified webhook, as ingest appends it.
+/// One verified webhook, or what polling found of an entity, as ingest appends it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Event {
     /// Identifies it together with source and connection.
@@ -86,6 +88,8 @@ pub struct Event {
     pub key_id: String,
     /// Why it could not be read.
     pub problem: Option<String>,
+    /// Where this is no webhook but what polling found: the version of the entity that the body is.
+    pub snapshot: Option<String>,
     /// The signature headers of the request: lower-case name, value.
     pub signature_headers: Vec<(String, String)>,
 }
@@ -123,6 +127,7 @@ impl Event {
             (header::TRACEPARENT, &self.traceparent),
             (header::TRACESTATE, &self.tracestate),
             (header::PROBLEM, &self.problem),
+            (header::SNAPSHOT, &self.snapshot),
         ];
         for (key, value) in optional {
             if let Some(value) = value {
@@ -170,6 +175,7 @@ impl Event {
             scheme: view.scheme.to_owned(),
             key_id: view.key_id.to_owned(),
             problem: owned(view.problem),
+            snapshot: owned(view.snapshot),
             signature_headers,
         })
     }
@@ -202,6 +208,7 @@ pub struct EventView<'a> {
     pub scheme: &'a str,
     pub key_id: &'a str,
     pub problem: Option<&'a str>,
+    pub snapshot: Option<&'a str>,
 }
 
 impl<'a> EventView<'a> {
@@ -227,6 +234,7 @@ impl<'a> EventView<'a> {
                 header::TRACEPARENT => view.traceparent = Some(utf8(value, header::TRACEPARENT)?),
                 header::TRACESTATE => view.tracestate = Some(utf8(value, header::TRACESTATE)?),
                 header::PROBLEM => view.problem = Some(utf8(value, header::PROBLEM)?),
+                header::SNAPSHOT => view.snapshot = Some(utf8(value, header::SNAPSHOT)?),
                 header::RECEIVED_AT => {
                     view.received_at_ms = utf8(value, header::RECEIVED_AT)?
                         .parse()
@@ -338,12 +346,12 @@ mod tests {
         let opt = || proptest::option::of(text);
         (
             (text, "[a-z0-9_-]{1,8}", ".{0,12}", text, opt(), opt(), opt()),
-            (opt(), opt(), opt(), any::<i64>(), text, text),
+            (opt(), opt(), opt(), opt(), any::<i64>(), text, text),
             proptest::collection::vec(("[a-z0-9-]{1,12}", text), 0..4),
         )
             .prop_map(
                 |((id, source, connection, kind, entity, sequence, content_type), b, signature_headers)| {
-                    let (traceparent, tracestate, problem, received_at_ms, scheme, key_id) = b;
+                    let (traceparent, tracestate, problem, snapshot, received_at_ms, scheme, key_id) = b;
                     Event {
                         id,
                         source,
@@ -359,6 +367,7 @@ mod tests {
                         scheme,
                         key_id,
                         problem,
+                        snapshot,
                         signature_headers,
                     }
                 },

@@ -9,6 +9,7 @@ pub mod config;
 pub mod event;
 pub mod json;
 pub mod kafka;
+pub mod poll;
 pub mod secret;
 pub mod selector;
 pub mod spans;

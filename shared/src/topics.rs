@@ -23,6 +23,9 @@ const ASK: Duration = Duration::from_secs(2);
 /// How long a segment of a topic that is trimmed is written to.
 const SEGMENT_MS: i64 = 5 * 60 * 1000;
 
+/// How long a wish to poll is kept.
+const REQUESTS_RETENTION_MS: i64 = 24 * 60 * 60 * 1000;
+
 /// How often a topic that exists is looked for, and how long between.
 const LOOKS_MAX: u32 = 50;
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -173,6 +176,19 @@ pub fn of_pipeline(config: &Config, name: &str, pipeline: &PipelineConfig) -> Ve
         }
     }
     topics
+}
+
+/// The topics of polling: requests, which are of use for a short time, and how far each list is, of which the newest
+/// counts.
+#[must_use]
+pub fn of_polling(config: &Config) -> Vec<Topic> {
+    let bytes_max = log_record_bytes_max(config.ingest.body_limit);
+    let mut requests = base(config, crate::poll::REQUESTS_TOPIC.to_owned(), bytes_max);
+    requests.usual.push(("retention.ms", REQUESTS_RETENTION_MS));
+    let mut progress = base(config, crate::poll::PROGRESS_TOPIC.to_owned(), bytes_max);
+    progress.exact.retain(|(key, _)| *key != "cleanup.policy");
+    progress.exact.push(("cleanup.policy", "compact".to_owned()));
+    vec![requests, progress]
 }
 
 /// Brokers delete records by whole segments only: these are small, and not kept open for long.

@@ -2,13 +2,14 @@
 //! connection stand.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use secrecy::SecretString;
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::pipeline::GapPolicy;
-use super::{ConfigError, Places};
+use super::{ConfigError, Places, PollConfig};
 use crate::secret::SecretRef;
 use crate::selector::Selector;
 use crate::units::Span;
@@ -40,6 +41,11 @@ pub struct SourceConfig {
     /// The connections, by id, with the secrets that sign for each.
     #[serde(default)]
     pub connections: BTreeMap<String, ConnectionConfig>,
+    /// Further connections: a file, or a directory of files that end in `.toml`, with a table for each, read again
+    /// when it changes. See [`crate::registry`].
+    pub registry: Option<PathBuf>,
+    /// How the provider's API is polled, for what webhooks missed.
+    pub poll: Option<PollConfig>,
     /// How events of one entity are ordered. Default: as they arrive.
     #[serde(default)]
     pub order: OrderConfig,
@@ -140,8 +146,15 @@ pub enum Encoding {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConnectionConfig {
-    /// The secrets that sign for this connection alone; several while they are being rotated.
+    /// The secrets that sign for this connection alone; several while they are being rotated. None where the
+    /// source's sign for all.
+    #[serde(default)]
     pub secrets: Vec<Spanned<SecretRef>>,
+    /// What the provider's API takes from whom polls for this connection.
+    pub token: Option<Spanned<SecretRef>>,
+    /// What people call it by, such as the customer's name and address: shown, and put into alerts.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// The secrets as read, in the same order; none where they were not asked for ([`super::Secrets`]).
     #[serde(skip)]
     pub secret_values: Vec<Secret>,
@@ -256,16 +269,21 @@ impl SourceConfig {
             if with_secrets {
                 connection.secret_values = read_all(at, &format!("{key}.secrets"), &connection.secrets)?;
             }
-            if connection.secrets.is_empty() {
-                return Err(at.error(None, &format!("{key}.secrets"), "needs at least one secret"));
+            if connection.secrets.is_empty() == self.secrets.is_empty() {
+                let message = if self.secrets.is_empty() {
+                    "needs at least one secret"
+                } else {
+                    "must not be there beside the source's own `secrets`, which sign for all its connections"
+                };
+                return Err(at.error(None, &format!("{key}.secrets"), message));
             }
         }
-        if self.connections.is_empty() == self.secrets.is_empty() {
+        if self.connections.is_empty() && self.registry.is_none() && self.secrets.is_empty() {
             let message = "needs either `secrets`, which sign for the whole source, or \
                            [sources.NAME.connections.ID] with each connection's own `secrets`";
             return Err(at.error(None, &key, message));
         }
-        if !self.connections.is_empty() && self.connection.is_none() {
+        if (!self.connections.is_empty() || self.registry.is_some()) && self.connection.is_none() {
             let message = "`connections` needs `connection`: \"path\", \"header:NAME\" or a pointer";
             return Err(at.error(None, &key, message));
         }
@@ -287,6 +305,9 @@ impl SourceConfig {
             self.check_order(at, &key, rule.order.as_ref(), rule.entity.as_ref().or(self.entity.as_ref()))?;
         }
         self.check_order(at, &key, Some(&self.order), self.entity.as_ref())?;
+        if let Some(poll) = &self.poll {
+            poll.check(at, name, self)?;
+        }
         if let VerifyConfig::Hmac(scheme) = &self.verify {
             scheme.check(at, &key)?;
             if self.id.is_none() {
