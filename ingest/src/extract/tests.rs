@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 use serde_json::Value;
 use sha2::Sha256;
-use shared::config::{ConnectionConfig, Secret, SourceConfig};
+use shared::config::{Secret, SourceConfig};
 use shared::json::{NESTING_MAX, Pointers, read};
 use shared::selector::Selector;
 
@@ -37,8 +37,7 @@ fn run_signed(
         if connection.is_empty() {
             source.secret_values.push(secret);
         } else {
-            let config = ConnectionConfig { secrets: vec![], secret_values: vec![] };
-            source.connections.entry((*connection).to_owned()).or_insert(config).secret_values.push(secret);
+            source.connections.entry((*connection).to_owned()).or_default().secret_values.push(secret);
         }
     }
     let mut map = HeaderMap::new();

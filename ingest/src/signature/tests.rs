@@ -22,8 +22,7 @@ fn try_verifier(toml: &str, secrets: &[(&str, &str)]) -> Result<Verifier, SetupE
         if connection.is_empty() {
             source.secret_values.push(secret);
         } else {
-            let config = shared::config::ConnectionConfig { secrets: vec![], secret_values: vec![] };
-            source.connections.entry((*connection).to_owned()).or_insert(config).secret_values.push(secret);
+            source.connections.entry((*connection).to_owned()).or_default().secret_values.push(secret);
         }
     }
     Verifier::new("s", &source)

@@ -143,7 +143,7 @@ pub enum Encoding {
 }
 
 /// One customer's link at the source.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConnectionConfig {
     /// The secrets that sign for this connection alone; several while they are being rotated. None where the

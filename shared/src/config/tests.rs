@@ -104,7 +104,9 @@ fn connections_have_secrets_of_their_own() {
         "[sources.g]\nverify.github = {{}}\nsecrets = {secrets}\nconnection = \"path\"\n\
          [sources.g.connections.a]\nsecrets = {secrets}\n"
     );
-    assert!(error(&both).contains("either `secrets`"), "{}", error(&both));
+    assert!(error(&both).contains("beside the source's own"), "{}", error(&both));
+    let neither = "[sources.g]\nverify.github = {}\nconnection = \"path\"\n[sources.g.connections.a]\n";
+    assert!(error(neither).contains("needs at least one secret"), "{}", error(neither));
 }
 
 #[test]
