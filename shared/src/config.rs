@@ -7,6 +7,7 @@ mod ingest;
 mod kafka;
 mod pipeline;
 mod poll;
+mod registry;
 mod sink;
 mod source;
 mod tables;
@@ -20,6 +21,7 @@ pub use kafka::{
 };
 pub use pipeline::{BatchConfig, CheckpointConfig, FoldLimits, GapPolicy, PipelineConfig};
 pub use poll::{NextPage, PageSize, PollConfig, PollStatusConfig, ResourceConfig, template_parts};
+pub use registry::{CONNECTIONS_MAX, Registry};
 use serde::Deserialize;
 pub use sink::{
     DatabaseSinkConfig, HttpSinkConfig, KafkaSinkConfig, PostgresSinkConfig, SinkConfig, SnowflakeSinkConfig,
@@ -80,8 +82,10 @@ pub enum LogFormat {
 /// Whose secrets are read, besides Kafka's: a program need not be given those of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Secrets<'a> {
-    /// The sources': ingest's.
+    /// The sources': those of who receives webhooks.
     Sources,
+    /// The connections' tokens: those of who polls.
+    Tokens,
     /// One pipeline's sink's: a processor's.
     Pipeline(&'a str),
     /// Everybody's.
@@ -155,7 +159,7 @@ impl Config {
                     "this name is reserved; choose another",
                 ));
             }
-            source.resolve(at, name, matches!(secrets, Secrets::Sources | Secrets::All))?;
+            source.resolve(at, name, secrets)?;
         }
         for (name, pipeline) in &mut self.pipelines {
             check_name(at, "pipelines", name)?;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::pipeline::GapPolicy;
-use super::{ConfigError, Places, PollConfig};
+use super::{ConfigError, Places, PollConfig, Secrets};
 use crate::secret::SecretRef;
 use crate::selector::Selector;
 use crate::units::Span;
@@ -42,7 +42,7 @@ pub struct SourceConfig {
     #[serde(default)]
     pub connections: BTreeMap<String, ConnectionConfig>,
     /// Further connections: a file, or a directory of files that end in `.toml`, with a table for each, read again
-    /// when it changes. See [`crate::registry`].
+    /// when it changes: [`super::Registry`].
     pub registry: Option<PathBuf>,
     /// How the provider's API is polled, for what webhooks missed.
     pub poll: Option<PollConfig>,
@@ -152,6 +152,9 @@ pub struct ConnectionConfig {
     pub secrets: Vec<Spanned<SecretRef>>,
     /// What the provider's API takes from whom polls for this connection.
     pub token: Option<Spanned<SecretRef>>,
+    /// The token as read; none where it was not asked for.
+    #[serde(skip)]
+    pub token_value: Option<Secret>,
     /// What people call it by, such as the customer's name and address: shown, and put into alerts.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -255,20 +258,16 @@ impl SourceConfig {
         &mut self,
         at: &Places<'_>,
         name: &str,
-        with_secrets: bool,
+        secrets: Secrets<'_>,
     ) -> Result<(), ConfigError> {
         let key = format!("sources.{name}");
-        if with_secrets {
+        if matches!(secrets, Secrets::Sources | Secrets::All) {
             self.secret_values = read_all(at, &format!("{key}.secrets"), &self.secrets)?;
         }
         for (id, connection) in &mut self.connections {
             let key = format!("{key}.connections.{id}");
-            if id.is_empty() || id.len() > 256 {
-                return Err(at.error(None, &key, "a connection's id is 1 to 256 bytes long"));
-            }
-            if with_secrets {
-                connection.secret_values = read_all(at, &format!("{key}.secrets"), &connection.secrets)?;
-            }
+            check_connection_id(at, &key, id)?;
+            connection.read_secrets(at, &key, secrets)?;
             if connection.secrets.is_empty() == self.secrets.is_empty() {
                 let message = if self.secrets.is_empty() {
                     "needs at least one secret"
@@ -368,7 +367,19 @@ impl HmacScheme {
     }
 }
 
-fn read_all(at: &Places<'_>, key: &str, refs: &[Spanned<SecretRef>]) -> Result<Vec<Secret>, ConfigError> {
+/// Ids stand in URLs, and in the log.
+pub(super) fn check_connection_id(at: &Places<'_>, key: &str, id: &str) -> Result<(), ConfigError> {
+    match id.len() {
+        1..=256 => Ok(()),
+        _ => Err(at.error(None, key, "a connection's id is 1 to 256 bytes long")),
+    }
+}
+
+pub(super) fn read_all(
+    at: &Places<'_>,
+    key: &str,
+    refs: &[Spanned<SecretRef>],
+) -> Result<Vec<Secret>, ConfigError> {
     refs.iter()
         .map(|r| match r.get_ref().read() {
             Ok(value) => Ok(Secret { key_id: r.get_ref().to_string(), value }),
