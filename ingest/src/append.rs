@@ -12,11 +12,13 @@ use bytes::Bytes;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::ToBytes;
 use rdkafka::producer::{
     BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer,
 };
 use shared::config::Config;
 use shared::event::Event;
+use shared::poll::{PollRequest, REQUESTS_TOPIC};
 use tokio::sync::oneshot;
 
 use crate::error::SetupError;
@@ -115,6 +117,29 @@ pub(crate) struct Ticket {
     held: Held,
 }
 
+/// What hears of a record's fate.
+type Fate = oneshot::Receiver<Result<(), RDKafkaErrorCode>>;
+
+/// A record of polling, for another topic than the log.
+pub(crate) struct Note<'n> {
+    pub(crate) topic: &'n str,
+    /// `None`: the key decides.
+    pub(crate) partition: Option<i32>,
+    pub(crate) key: &'n str,
+    pub(crate) value: &'n [u8],
+}
+
+/// A record's fate, for people.
+fn settled(fate: Result<Result<(), RDKafkaErrorCode>, oneshot::error::RecvError>) -> Result<(), AppendError> {
+    match fate {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(RDKafkaErrorCode::MessageTimedOut)) => Err(AppendError::Deadline),
+        Ok(Err(code)) => Err(AppendError::Refused(code)),
+        // The producer was replaced while it held the record.
+        Err(_) => Err(AppendError::NotReady),
+    }
+}
+
 impl ClientContext for Deliveries {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(target: "librdkafka", ?level, facility, message, "librdkafka");
@@ -193,26 +218,38 @@ impl Log {
         }
         let all = async {
             for fate in fates {
-                match fate.await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(RDKafkaErrorCode::MessageTimedOut)) => return Err(AppendError::Deadline),
-                    Ok(Err(code)) => return Err(AppendError::Refused(code)),
-                    // The producer was replaced while it held the record.
-                    Err(_) => return Err(AppendError::NotReady),
-                }
+                settled(fate.await)?;
             }
             Ok(())
         };
         tokio::time::timeout(deadline, all).await.unwrap_or(Err(AppendError::Deadline))
     }
 
-    /// Hands one record to librdkafka; what is returned hears of its fate.
-    fn hand_over(
-        &self,
-        event: &Event,
-        body: &Bytes,
-        since: Instant,
-    ) -> Result<oneshot::Receiver<Result<(), RDKafkaErrorCode>>, AppendError> {
+    /// Writes a record of polling, which is no event, and waits until the topic has it, or `deadline`.
+    ///
+    /// # Errors
+    /// It is not known to be there.
+    pub(crate) async fn put(&self, note: &Note<'_>, deadline: Duration) -> Result<(), AppendError> {
+        if !self.open.load(Ordering::Acquire) {
+            return Err(AppendError::NotReady);
+        }
+        let fate = self.hand_over_note(note)?;
+        let fate = tokio::time::timeout(deadline, fate).await;
+        settled(fate.map_err(|_| AppendError::Deadline)?)
+    }
+
+    /// Asks for a poll, as best it can: what is lost costs the time until the next poll.
+    pub(crate) fn ask(&self, request: &PollRequest) {
+        let Ok(value) = serde_json::to_vec(request) else { return };
+        let key = request.key();
+        let note = Note { topic: REQUESTS_TOPIC, partition: None, key: &key, value: &value };
+        if let Err(error) = self.hand_over_note(&note) {
+            tracing::debug!(%error, key, "a poll could not be asked for");
+        }
+    }
+
+    /// Hands an event's record to librdkafka; what is returned hears of its fate.
+    fn hand_over(&self, event: &Event, body: &Bytes, since: Instant) -> Result<Fate, AppendError> {
         let held = self.room.take(body.len() as u64 + RECORD_OVERHEAD).ok_or(AppendError::Full)?;
         let (done, fate) = oneshot::channel();
         let key = event.key(body);
@@ -220,18 +257,31 @@ impl Log {
             .key(key.as_str())
             .payload(body.as_ref())
             .headers(event.to_headers());
-        match self.producer().send(record) {
-            Ok(()) => Ok(fate),
-            Err((error, _)) => Err(match error.rdkafka_error_code() {
-                Some(RDKafkaErrorCode::QueueFull) => AppendError::Full,
-                Some(RDKafkaErrorCode::Fatal) => {
-                    self.reach.look_again();
-                    AppendError::NotReady
-                }
-                Some(code) => AppendError::Refused(code),
-                None => AppendError::NotReady,
-            }),
-        }
+        self.send(record).map(|()| fate)
+    }
+
+    fn hand_over_note(&self, note: &Note<'_>) -> Result<Fate, AppendError> {
+        let held = self.room.take(note.value.len() as u64 + RECORD_OVERHEAD).ok_or(AppendError::Full)?;
+        let (done, fate) = oneshot::channel();
+        let ticket = Box::new(Ticket { done, since: Instant::now(), held });
+        let mut record = BaseRecord::with_opaque_to(note.topic, ticket).key(note.key).payload(note.value);
+        record.partition = note.partition;
+        self.send(record).map(|()| fate)
+    }
+
+    fn send<'r, P: ToBytes + ?Sized>(
+        &self,
+        record: BaseRecord<'r, str, P, Box<Ticket>>,
+    ) -> Result<(), AppendError> {
+        self.producer().send(record).map_err(|(error, _)| match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::QueueFull) => AppendError::Full,
+            Some(RDKafkaErrorCode::Fatal) => {
+                self.reach.look_again();
+                AppendError::NotReady
+            }
+            Some(code) => AppendError::Refused(code),
+            None => AppendError::NotReady,
+        })
     }
 
     /// The topic that is appended to.

@@ -13,11 +13,13 @@ mod tests;
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use shared::event::{ATTRIBUTE_LEN_MAX, Event, sha256_hex};
 use shared::json::{self, Elements, Found};
 
 use self::field::Reader;
 pub use self::plan::Plan;
+use self::plan::RuleInForce;
 use crate::signature::Verified;
 use crate::trace::TraceContext;
 
@@ -36,7 +38,20 @@ pub struct Extracted {
     events: Vec<(Event, Bytes)>,
 }
 
+/// What else than the body values are read from.
+#[derive(Clone, Copy, Default)]
+struct Request<'w> {
+    headers: Option<&'w HeaderMap>,
+    signed_id: Option<&'w str>,
+    path_connection: Option<&'w str>,
+}
+
 impl Extracted {
+    /// What polling found or has to tell: no webhook, and signed by nobody.
+    pub(crate) const fn polled(events: Vec<(Event, Bytes)>) -> Self {
+        Self { events }
+    }
+
     /// The events, each with its record's body.
     #[must_use]
     pub fn events(&self) -> &[(Event, Bytes)] {
@@ -106,21 +121,18 @@ fn event(
     index: Option<usize>,
     document: Result<Vec<Found<'_>>, String>,
 ) -> Result<Event, Unfit> {
-    let mut reader = Reader::new(webhook, body, index, document);
+    let request = Request {
+        headers: Some(webhook.headers()),
+        signed_id: webhook.signed_id(),
+        path_connection: webhook.path_connection(),
+    };
+    let mut reader = Reader::new(request, body, index, document);
     let connection = plan.connection().and_then(|field| reader.take("connection", field));
     let (connection, key_id) = connection_and_key(webhook, connection)?;
     let kind = reader.kind(plan.kind());
     let rule = plan.rule(kind.as_deref());
     let id = reader.id(plan.id());
-    let (entity, sequence) = if rule.ignored {
-        (reader.attempt(rule.entity), reader.attempt(rule.sequence))
-    } else {
-        (
-            rule.entity.and_then(|field| reader.take("entity", field)),
-            rule.sequence.and_then(|field| reader.take(rule.order, field)),
-        )
-    };
-    let entity = entity.and_then(|id| reader.prefixed(rule.entity_prefix, &id));
+    let (entity, sequence) = entity_and_sequence(&mut reader, &rule);
     let id = id.map_or_else(|| fallback_id(body), Cow::into_owned);
     Ok(Event {
         id,
@@ -129,7 +141,7 @@ fn event(
         kind: kind.map_or_else(|| KIND_DEFAULT.to_owned(), Cow::into_owned),
         time: time(webhook),
         entity,
-        sequence: sequence.map(Cow::into_owned),
+        sequence,
         content_type: content_type(webhook),
         traceparent: Some(trace.parent.clone()),
         tracestate: trace.state.clone(),
@@ -140,6 +152,64 @@ fn event(
         snapshot: None,
         signature_headers: webhook.signature_headers().to_vec(),
     })
+}
+
+/// What an event is ordered by, and its place in that order.
+fn entity_and_sequence(reader: &mut Reader<'_>, rule: &RuleInForce<'_>) -> (Option<String>, Option<String>) {
+    let (entity, sequence) = if rule.ignored {
+        (reader.attempt(rule.entity), reader.attempt(rule.sequence))
+    } else {
+        (
+            rule.entity.and_then(|field| reader.take("entity", field)),
+            rule.sequence.and_then(|field| reader.take(rule.order, field)),
+        )
+    };
+    let entity = entity.and_then(|id| reader.prefixed(rule.entity_prefix, &id));
+    (entity, sequence.map(Cow::into_owned))
+}
+
+/// What polling found, or has to tell of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Polled<'p> {
+    /// Whose API was asked.
+    pub connection: &'p str,
+    /// The record's resource; `None` where this is no record of a list, but what the poller tells of the connection.
+    pub resource: Option<&'p str>,
+    /// A body like that of the sender's webhooks.
+    pub body: &'p Bytes,
+    /// When it was found, milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+/// Reads the event of what polling found: as that of a webhook with this body, but for its id. A record's id follows
+/// from what it is, so that finding it again is a repeat: resource, entity and version, which without an order is
+/// the body's hash.
+#[must_use]
+pub fn polled(plan: &Plan, polled: &Polled<'_>) -> Event {
+    let Polled { connection, resource, body, at_ms } = *polled;
+    let request = Request { path_connection: Some(connection), ..Request::default() };
+    let mut reader = Reader::new(request, body, None, json::read(body, plan.pointers()));
+    let kind = reader.kind(plan.kind());
+    let rule = plan.rule(kind.as_deref());
+    let (entity, sequence) = entity_and_sequence(&mut reader, &rule);
+    let version = sequence.clone().unwrap_or_else(|| fallback_id(body));
+    let id =
+        format!("poll:{}:{}:{version}", resource.unwrap_or_default(), entity.as_deref().unwrap_or_default());
+    Event {
+        id: if fit(&id).is_ok() { id } else { format!("poll:{}", fallback_id(id.as_bytes())) },
+        source: plan.source().to_owned(),
+        connection: connection.to_owned(),
+        kind: kind.map_or_else(|| KIND_DEFAULT.to_owned(), Cow::into_owned),
+        time: jiff::Timestamp::from_millisecond(at_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string(),
+        entity,
+        sequence,
+        content_type: Some("application/json".to_owned()),
+        received_at_ms: at_ms,
+        scheme: "poll".to_owned(),
+        problem: reader.into_problem(),
+        snapshot: resource.map(|_| version),
+        ..Event::default()
+    }
 }
 
 /// The connection, and the secret that signed for it. Where the connection cannot be read, the secret says

@@ -4,6 +4,7 @@
 //! order and turns what they say into an answer. 200 stands in one place, after the acknowledgement.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use ::http::header::{CONTENT_ENCODING, EXPECT};
@@ -34,7 +35,7 @@ pub(crate) struct App {
     /// `http` or `https`.
     pub(crate) scheme: &'static str,
     pub(crate) sources: HashMap<String, Source>,
-    pub(crate) log: Log,
+    pub(crate) log: Arc<Log>,
     pub(crate) limits: Limits,
     pub(crate) head_limit: u64,
     /// Counts requests to addresses that nobody configured.
@@ -156,7 +157,7 @@ async fn take(
     let received = Instant::now();
     let received_at_ms = jiff::Timestamp::now().as_millisecond();
     let request = Unverified { headers, body, path_connection, received_at_ms };
-    let webhook = source.verifier.verify(request)?;
+    let webhook = source.verifier.load().verify(request)?;
     let mut events = extract(&source.plan, &webhook, trace)?;
     let send = span.and_then(|request| trace::send(app.log.topic(), request));
     if let Some(send) = &send {
@@ -170,6 +171,7 @@ async fn take(
     }
     appended?;
     source.metrics.events.increment(events.events().len() as u64);
+    source.ask_for_polls(&app.log, &events);
     Ok(if events.has_problem() { Outcome::Unreadable } else { Outcome::Accepted })
 }
 

@@ -15,6 +15,7 @@ mod http;
 mod metrics;
 mod problem;
 mod reach;
+mod registry;
 mod room;
 mod server;
 pub mod signature;
@@ -27,12 +28,14 @@ use std::sync::Arc;
 use metrics_exporter_prometheus::PrometheusHandle;
 use shared::admin::Health;
 use shared::config::Config;
+use shared::topics::Topic;
 use tokio::net::TcpListener;
 
 use self::append::Log;
 use self::body::Limits;
 use self::http::App;
 use self::reach::Reach;
+use self::registry::Watched;
 use self::room::Room;
 use self::tls::Tls;
 
@@ -48,11 +51,11 @@ pub use self::trace::TraceContext;
 pub async fn serve(config: &Config, metrics: PrometheusHandle) -> Result<Running, Error> {
     self::metrics::describe();
     limits(config)?;
-    let sources = source::sources(config)?;
+    let (sources, registries) = source::sources(config)?;
     let tls = config.ingest.tls.as_ref().map(Tls::load).transpose()?;
     let health = Health::default();
     let reach = Arc::new(Reach::new(health.clone()));
-    let log = Log::new(config, self::metrics::LogMetrics::new(), reach)?;
+    let log = Arc::new(Log::new(config, self::metrics::LogMetrics::new(), reach)?);
     let listener = TcpListener::bind(config.ingest.listen)
         .await
         .map_err(|error| Error::Bind(config.ingest.listen, error))?;
@@ -72,7 +75,8 @@ pub async fn serve(config: &Config, metrics: PrometheusHandle) -> Result<Running
         head_limit: config.ingest.head_limit.0,
         unknown: self::metrics::SourceMetrics::unknown(),
     });
-    reach::watch(config, Arc::clone(&app)).map_err(Error::Thread)?;
+    reach::watch(config, topics(config), Arc::clone(&app.log)).map_err(Error::Thread)?;
+    registry::watch(registries, Arc::clone(&app));
     tracing::info!(%webhooks, %admin, https = config.ingest.tls.is_some(), "ingest listens");
     Ok(Running::start(&config.ingest, app, (listener, webhooks), tls, (health, admin)))
 }
@@ -83,9 +87,21 @@ pub async fn serve(config: &Config, metrics: PrometheusHandle) -> Result<Running
 /// The first thing that is wrong.
 pub fn check(config: &Config) -> Result<(), SetupError> {
     limits(config)?;
-    source::sources(config)?;
+    let (_, registries) = source::sources(config)?;
+    registries.iter().try_for_each(Watched::check)?;
     config.ingest.tls.as_ref().map(Tls::load).transpose()?;
     append::check(config)
+}
+
+/// What [`serve`] writes to: the log and, where a webhook may be why a list is polled, the requests for that.
+fn topics(config: &Config) -> Vec<Topic> {
+    let mut topics = vec![shared::topics::event_log(config)];
+    let mut resources =
+        config.sources.values().filter_map(|source| source.poll.as_ref()).flat_map(|p| p.resources.values());
+    if resources.any(|resource| !resource.triggers.is_empty()) {
+        topics.extend(shared::topics::of_polling(config));
+    }
+    topics
 }
 
 /// What the types of `[ingest]` leave open.

@@ -19,6 +19,7 @@ const EVENTS: &str = "ingest_events_total";
 const IN_FLIGHT: &str = "ingest_in_flight_bytes";
 const CONNECTIONS: &str = "ingest_connections";
 const KAFKA_UP: &str = "ingest_kafka_up";
+const REGISTRY_PROBLEMS: &str = "ingest_registry_problems";
 
 /// The label of requests to sources that nobody configured.
 const UNKNOWN: &str = "unknown";
@@ -35,6 +36,7 @@ pub(crate) fn describe() {
     describe_gauge!(IN_FLIGHT, Unit::Bytes, "Webhooks between verification and acknowledgement");
     describe_gauge!(CONNECTIONS, "Open connections");
     describe_gauge!(KAFKA_UP, "1 while the log can be reached, else 0");
+    describe_gauge!(REGISTRY_PROBLEMS, "Connections of a source's registry that cannot be used");
 }
 
 /// What became of a request.
@@ -108,4 +110,8 @@ impl LogMetrics {
 
 pub(crate) fn connections() -> Gauge {
     gauge!(CONNECTIONS)
+}
+
+pub(crate) fn registry_problems(source: &str) -> Gauge {
+    gauge!(REGISTRY_PROBLEMS, "source" => source.to_owned())
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use shared::admin::Health;
 use shared::config::Config;
 use shared::kafka::Doubt;
+use shared::topics::Topic;
 
-use crate::append::{AppendError, CLIENT_ID};
-use crate::http::App;
+use crate::append::{AppendError, CLIENT_ID, Log};
 
 /// The part's name in `/readyz`.
 const PART: &str = "kafka";
@@ -106,19 +106,19 @@ impl Reach {
     }
 }
 
-/// Watches the log until [`Reach::stop`]. The first time that Kafka answers, the topic is created or checked;
+/// Watches the log until [`Reach::stop`]. The first time that Kafka answers, the topics are created or checked;
 /// only then records are taken, since a producer's first record may create a topic with the broker's defaults.
-pub(crate) fn watch(config: &Config, app: Arc<App>) -> std::io::Result<()> {
+pub(crate) fn watch(config: &Config, topics: Vec<Topic>, log: Arc<Log>) -> std::io::Result<()> {
     let (config, runtime) = (config.clone(), tokio::runtime::Handle::current());
     let watch = move || {
-        let log = &app.log;
         let mut right = false;
         let mut retry = RETRY_MIN;
         let mut doubt = Doubt::default();
         loop {
             let mut answer = Ok(());
             if !right {
-                answer = ensure_log_topic(&runtime, &config);
+                let ensured = runtime.block_on(shared::topics::ensure(&config.kafka, &topics));
+                answer = ensured.map_err(|error| error.to_string());
                 right = answer.is_ok();
             }
             let answer = answer.and_then(|()| log.look(PATIENCE));
@@ -149,10 +149,4 @@ pub(crate) fn watch(config: &Config, app: Arc<App>) -> std::io::Result<()> {
     };
     // It ends by itself, once the question that it may be at has its answer or time-out.
     std::thread::Builder::new().name("kafka-reach".to_owned()).spawn(watch).map(drop)
-}
-
-/// Creates the log's topic, or checks the one that is there.
-fn ensure_log_topic(runtime: &tokio::runtime::Handle, config: &Config) -> Result<(), String> {
-    let topic = shared::topics::event_log(config);
-    runtime.block_on(shared::topics::ensure(&config.kafka, &[topic])).map_err(|error| error.to_string())
 }

@@ -1,42 +1,84 @@
 //! The configured sources, prepared for requests.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use shared::config::{Config, SourceConfig};
+use arc_swap::ArcSwap;
+use shared::config::{Config, Secrets, SourceConfig, type_matches};
+use shared::poll::PollRequest;
 use shared::selector::Selector;
 
+use crate::append::Log;
 use crate::error::SetupError;
-use crate::extract::Plan;
+use crate::extract::{Extracted, Plan};
 use crate::metrics::SourceMetrics;
+use crate::registry::Watched;
 use crate::signature::Verifier;
 
 /// One source.
 pub(crate) struct Source {
-    pub(crate) verifier: Verifier,
+    /// Replaced when the registry has other secrets.
+    pub(crate) verifier: ArcSwap<Verifier>,
     pub(crate) plan: Plan,
     /// Whether its address ends in the connection: `/webhooks/{source}/{connection}`.
     pub(crate) connection_in_path: bool,
     pub(crate) deadline: Duration,
     pub(crate) metrics: SourceMetrics,
+    /// Types of events, and the resource that is to be polled after one of them.
+    triggers: Vec<(String, String)>,
 }
 
 impl Source {
     fn new(name: &str, config: &SourceConfig) -> Result<Self, SetupError> {
+        let resources = config.poll.iter().flat_map(|poll| &poll.resources);
+        let triggers =
+            resources.flat_map(|(name, r)| r.triggers.iter().map(|kind| (kind.clone(), name.clone())));
         Ok(Self {
-            verifier: Verifier::new(name, config)?,
+            verifier: ArcSwap::from_pointee(Verifier::new(name, config)?),
             plan: Plan::new(name, config)?,
             connection_in_path: config.connection == Some(Selector::Path),
             deadline: config.deadline.0,
             metrics: SourceMetrics::new(name),
+            triggers: triggers.collect(),
         })
+    }
+
+    /// Asks for the polls that these events are the reason for. They are in the log already.
+    pub(crate) fn ask_for_polls(&self, log: &Log, events: &Extracted) {
+        if self.triggers.is_empty() {
+            return;
+        }
+        for (event, _) in events.events() {
+            for (_, resource) in self.triggers.iter().filter(|(kind, _)| type_matches(kind, &event.kind)) {
+                log.ask(&PollRequest {
+                    source: event.source.clone(),
+                    connection: event.connection.clone(),
+                    resource: Some(resource.clone()),
+                    entity: None,
+                    by: "ingest".to_owned(),
+                    why: format!("event {} of type {}", event.id, event.kind),
+                    time: event.time.clone(),
+                });
+            }
+        }
     }
 }
 
-/// All sources, by name.
+/// All sources, by name, and those that have a registry.
 ///
 /// # Errors
 /// The first thing that is wrong with one.
-pub(crate) fn sources(config: &Config) -> Result<HashMap<String, Source>, SetupError> {
-    config.sources.iter().map(|(name, source)| Ok((name.clone(), Source::new(name, source)?))).collect()
+pub(crate) fn sources(config: &Config) -> Result<(HashMap<String, Source>, Vec<Watched>), SetupError> {
+    let (mut sources, mut registries) = (HashMap::new(), Vec::new());
+    for (name, source) in &config.sources {
+        if source.registry.is_some() {
+            let watched = Watched::new(name, source, Secrets::Sources)?;
+            sources.insert(name.clone(), Source::new(name, &watched.merged())?);
+            registries.push(watched);
+        } else {
+            sources.insert(name.clone(), Source::new(name, source)?);
+        }
+    }
+    Ok((sources, registries))
 }

@@ -6,15 +6,14 @@ use http::HeaderName;
 use shared::json::Found;
 
 use super::plan::{Field, From, Kind};
-use super::{fallback_id, fit};
-use crate::signature::Verified;
+use super::{Request, fallback_id, fit};
 
 /// What a kind's second part is joined with.
 const KIND_SEPARATOR: char = '.';
 
 /// Reads the values of one event.
 pub(super) struct Reader<'w> {
-    webhook: &'w Verified,
+    request: Request<'w>,
     body: &'w [u8],
     /// The event's place in an array.
     index: Option<usize>,
@@ -25,13 +24,13 @@ pub(super) struct Reader<'w> {
 impl<'w> Reader<'w> {
     /// A body that is not JSON is the event's problem, whatever else can be read.
     pub(super) fn new(
-        webhook: &'w Verified,
+        request: Request<'w>,
         body: &'w [u8],
         index: Option<usize>,
         document: Result<Vec<Found<'w>>, String>,
     ) -> Self {
         let problem = document.as_ref().err().cloned();
-        Self { webhook, body, index, document, problem }
+        Self { request, body, index, document, problem }
     }
 
     /// The first thing that was wrong.
@@ -113,9 +112,9 @@ impl<'w> Reader<'w> {
         match &field.from {
             From::Body(slot) => self.found(*slot, &field.text),
             From::Header(name) => self.header(name, &field.text).map(Cow::Borrowed),
-            From::SignedId => self.webhook.signed_id().map(Cow::Borrowed).ok_or_else(missing),
+            From::SignedId => self.request.signed_id.map(Cow::Borrowed).ok_or_else(missing),
             From::BodySha256 => Ok(Cow::Owned(fallback_id(self.body))),
-            From::Path => self.webhook.path_connection().map(Cow::Borrowed).ok_or_else(missing),
+            From::Path => self.request.path_connection.map(Cow::Borrowed).ok_or_else(missing),
         }
     }
 
@@ -132,7 +131,7 @@ impl<'w> Reader<'w> {
     }
 
     fn header(&self, name: &HeaderName, text: &str) -> Result<&'w str, String> {
-        let mut values = self.webhook.headers().get_all(name).iter();
+        let mut values = self.request.headers.into_iter().flat_map(|headers| headers.get_all(name));
         let value = values.next().ok_or_else(|| format!("{text} is missing"))?;
         if values.next().is_some() {
             return Err(format!("{text} stands more than once"));
