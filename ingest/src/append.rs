@@ -293,6 +293,11 @@ impl Log {
         Arc::clone(&self.producer.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether records are taken.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
     /// From now on records are taken: the topic is known to be right.
     pub(crate) fn open(&self) {
         self.open.store(true, Ordering::Release);

@@ -13,6 +13,7 @@ mod error;
 pub mod extract;
 mod http;
 mod metrics;
+mod poll;
 mod problem;
 mod reach;
 mod registry;
@@ -22,6 +23,7 @@ pub mod signature;
 mod source;
 mod tls;
 mod trace;
+mod urls;
 
 use std::sync::Arc;
 
@@ -40,8 +42,10 @@ use self::room::Room;
 use self::tls::Tls;
 
 pub use self::error::{Error, SetupError};
+pub use self::poll::{Polling, check_polling, poll};
 pub use self::server::{Running, Stopped};
 pub use self::trace::TraceContext;
+pub use self::urls::{Address, urls};
 
 /// Starts ingest in the current Tokio runtime. It need not find Kafka: until it does, webhooks are answered
 /// with 503, and `/readyz` says so. Both addresses may have port 0.
@@ -89,6 +93,7 @@ pub fn check(config: &Config) -> Result<(), SetupError> {
     limits(config)?;
     let (_, registries) = source::sources(config)?;
     registries.iter().try_for_each(Watched::check)?;
+    check_polling(config)?;
     config.ingest.tls.as_ref().map(Tls::load).transpose()?;
     append::check(config)
 }

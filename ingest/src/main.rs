@@ -1,4 +1,4 @@
-//! The command line of ingest: `ingest serve`, `ingest check`.
+//! The command line of ingest: `ingest serve`, `ingest poll`, `ingest check`, `ingest urls`.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -29,8 +29,27 @@ struct Cli {
 enum Command {
     /// Receives webhooks until SIGTERM or SIGINT.
     Serve(ConfigFile),
+    /// Polls the providers' APIs for what webhooks missed, until SIGTERM or SIGINT.
+    Poll(ConfigFile),
     /// Says what is wrong with the configuration, without starting.
     Check(ConfigFile),
+    /// Prints the address of each source and connection, to be given to the sender.
+    Urls(Urls),
+}
+
+#[derive(clap::Args)]
+struct Urls {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Where senders reach this ingest, such as https://hooks.example.com; default: `ingest.public_url`.
+    #[arg(long)]
+    base: Option<String>,
+    /// Of this source only.
+    #[arg(long)]
+    source: Option<String>,
+    /// Of this connection only.
+    #[arg(long)]
+    connection: Option<String>,
 }
 
 #[derive(clap::Args)]
@@ -43,7 +62,9 @@ struct ConfigFile {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(file) => serve(&file.config),
+        Command::Poll(file) => poll(&file.config),
         Command::Check(file) => check(&file.config),
+        Command::Urls(which) => urls(&which),
     };
     result.unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr(), "ingest: {error:#}");
@@ -71,14 +92,79 @@ fn check(path: &Path) -> anyhow::Result<ExitCode> {
             if source.connection == Some(shared::selector::Selector::Path) { "/{connection}" } else { "" };
         let secrets =
             source.secrets.len() + source.connections.values().map(|c| c.secrets.len()).sum::<usize>();
+        let registry = if source.registry.is_some() { ", more in its registry" } else { "" };
         writeln!(
             out,
-            "POST {scheme}://{}/webhooks/{name}{connection}: {secrets} secrets, {} connections",
+            "POST {scheme}://{}/webhooks/{name}{connection}: {secrets} secrets, {} connections{registry}",
             config.ingest.listen,
             source.connections.len()
         )?;
+        for (resource, list) in
+            source.poll.iter().flat_map(|poll| poll.resources.iter().map(move |r| (r.0, (poll, r.1))))
+        {
+            writeln!(out, "GET {}{}: {resource} of {name}, polled", list.0.url.get_ref(), list.1.path)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn urls(which: &Urls) -> anyhow::Result<ExitCode> {
+    let path = &which.file.config;
+    let config = match Config::load(path, Secrets::None) {
+        Ok(config) => config,
+        Err(error) => return Ok(wrong(&error.to_string())),
+    };
+    let Some(base) = which.base.as_deref().or(config.ingest.public_url.as_deref()) else {
+        return Ok(wrong(
+            "where senders reach this ingest is not known: give --base, or set ingest.public_url",
+        ));
+    };
+    let found = match ingest::urls(&config, base) {
+        Ok(found) => found,
+        Err(error) => return Ok(wrong(&placed(path, &error))),
+    };
+    let is_meant = |wanted: &Option<String>, name: &str| wanted.as_ref().is_none_or(|wanted| wanted == name);
+    let mut out = std::io::stdout();
+    let mut printed = 0_usize;
+    for url in found {
+        if is_meant(&which.source, &url.source) && is_meant(&which.connection, &url.connection) {
+            writeln!(out, "{}\t{}\t{}", url.source, url.connection, url.url)?;
+            printed += 1;
+        }
+    }
+    if printed == 0 {
+        return Ok(wrong("no such source or connection"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn poll(path: &Path) -> anyhow::Result<ExitCode> {
+    let config = match Config::load(path, Secrets::Tokens) {
+        Ok(config) => config,
+        Err(error) => return Ok(wrong(&error.to_string())),
+    };
+    shared::telemetry::init_logs(config.telemetry.log_format);
+    let metrics = shared::telemetry::init_metrics();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let polling = match ingest::poll(&config, metrics).await {
+            Ok(polling) => polling,
+            Err(Error::Setup(error)) => return Ok(wrong(&placed(path, &error))),
+            Err(error) => return Err(error.into()),
+        };
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
+            _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
+        }
+        if polling.stop().await {
+            tracing::info!("stopped; what was found is in the log");
+        } else {
+            tracing::warn!("stopped; what was not appended is found again");
+        }
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn serve(path: &Path) -> anyhow::Result<ExitCode> {

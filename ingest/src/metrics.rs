@@ -20,6 +20,9 @@ const IN_FLIGHT: &str = "ingest_in_flight_bytes";
 const CONNECTIONS: &str = "ingest_connections";
 const KAFKA_UP: &str = "ingest_kafka_up";
 const REGISTRY_PROBLEMS: &str = "ingest_registry_problems";
+const POLL_REQUESTS: &str = "ingest_poll_requests_total";
+const POLL_RECORDS: &str = "ingest_poll_records_total";
+const POLL_LAST_SUCCESS: &str = "ingest_poll_last_success_timestamp_seconds";
 
 /// The label of requests to sources that nobody configured.
 const UNKNOWN: &str = "unknown";
@@ -37,6 +40,13 @@ pub(crate) fn describe() {
     describe_gauge!(CONNECTIONS, "Open connections");
     describe_gauge!(KAFKA_UP, "1 while the log can be reached, else 0");
     describe_gauge!(REGISTRY_PROBLEMS, "Connections of a source's registry that cannot be used");
+}
+
+/// Says what each metric of polling means. Once per process.
+pub(crate) fn describe_polling() {
+    describe_counter!(POLL_REQUESTS, "Requests to providers by source, resource and outcome");
+    describe_counter!(POLL_RECORDS, "Records that lists had: appended, or unchanged since the last list");
+    describe_gauge!(POLL_LAST_SUCCESS, Unit::Seconds, "When a connection's list was last read to its end");
 }
 
 /// What became of a request.
@@ -114,4 +124,49 @@ pub(crate) fn connections() -> Gauge {
 
 pub(crate) fn registry_problems(source: &str) -> Gauge {
     gauge!(REGISTRY_PROBLEMS, "source" => source.to_owned())
+}
+
+/// One list's handles.
+pub(crate) struct PollMetrics {
+    source: String,
+    resource: String,
+    appended: Counter,
+    unchanged: Counter,
+    last_success: Gauge,
+}
+
+impl PollMetrics {
+    pub(crate) fn new(source: &str, connection: &str, resource: &str) -> Self {
+        let records = |outcome: &'static str| counter!(POLL_RECORDS, "source" => source.to_owned(), "resource" => resource.to_owned(), "outcome" => outcome);
+        let last_success = gauge!(
+            POLL_LAST_SUCCESS, "source" => source.to_owned(), "connection" => connection.to_owned(),
+            "resource" => resource.to_owned()
+        );
+        Self {
+            appended: records("appended"),
+            unchanged: records("unchanged"),
+            last_success,
+            source: source.to_owned(),
+            resource: resource.to_owned(),
+        }
+    }
+
+    pub(crate) fn requested(&self, outcome: &'static str) {
+        let (source, resource) = (self.source.clone(), self.resource.clone());
+        counter!(POLL_REQUESTS, "source" => source, "resource" => resource, "outcome" => outcome)
+            .increment(1);
+    }
+
+    pub(crate) fn appended(&self, records: usize) {
+        self.appended.increment(records as u64);
+    }
+
+    pub(crate) fn unchanged(&self, records: usize) {
+        self.unchanged.increment(records as u64);
+    }
+
+    /// A list was read to its end just now.
+    pub(crate) fn succeeded(&self) {
+        self.last_success.set(jiff::Timestamp::now().as_duration().as_secs_f64());
+    }
 }

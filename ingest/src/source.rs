@@ -1,7 +1,6 @@
 //! The configured sources, prepared for requests.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;

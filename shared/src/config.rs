@@ -86,6 +86,8 @@ pub enum Secrets<'a> {
     Sources,
     /// The connections' tokens: those of who polls.
     Tokens,
+    /// Nobody's: for who only looks at the configuration.
+    None,
     /// One pipeline's sink's: a processor's.
     Pipeline(&'a str),
     /// Everybody's.

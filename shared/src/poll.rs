@@ -1,9 +1,10 @@
-//! What programs ask the poller for: a list, or one record, at once. The requests are a topic, so that whoever polls
-//! the connection hears of them.
+//! What programs ask the poller for (a list, or one record, at once), and what it keeps of how far it is. Both are
+//! topics: whoever polls a connection hears of the requests, and goes on where another one stopped.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
-use crate::event::encode_source;
+use crate::event::{encode_source, joined};
 
 /// The topic of requests.
 pub const REQUESTS_TOPIC: &str = "hookline.poll-requests";
@@ -36,4 +37,69 @@ impl PollRequest {
     pub fn key(&self) -> String {
         encode_source(&self.source, &self.connection)
     }
+}
+
+/// How far one list of one connection is. The newest record under a key counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Progress {
+    /// The source.
+    pub source: String,
+    /// The connection.
+    pub connection: String,
+    /// The resource, as the configuration names it.
+    pub resource: String,
+    /// The list that is being read, if one is.
+    pub list: Option<List>,
+    /// What was modified before this was found, RFC 3339; `None` until a list was read to its end.
+    pub complete_until: Option<String>,
+    /// When a list was last read to its end, RFC 3339.
+    pub last_success: Option<String>,
+    /// Records of that list.
+    pub records: u64,
+    /// Failures since.
+    pub failures: u32,
+    /// The last of these.
+    pub last_error: Option<String>,
+    /// Whether the provider refuses the token.
+    pub unauthorized: bool,
+    /// Which instance wrote this.
+    pub by: String,
+    /// When, RFC 3339.
+    pub time: String,
+}
+
+/// A list that is being read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct List {
+    /// Asked for is what was modified after this, RFC 3339; `None`: everything.
+    pub after: Option<String>,
+    /// When it was begun, by the provider's clock, RFC 3339.
+    pub started: String,
+    /// The next page: a cursor, an address or a number, as the resource has it; `None`: the first.
+    pub next: Option<String>,
+    /// Pages read.
+    pub pages: u64,
+    /// Records read.
+    pub records: u64,
+    /// How many there are, where the provider says so.
+    pub total: Option<u64>,
+}
+
+impl Progress {
+    /// The record's key.
+    #[must_use]
+    pub fn key(&self) -> String {
+        joined(&[&self.source, &self.connection, &self.resource])
+    }
+}
+
+/// The partition of the progress topic that a connection belongs to: who has it polls the connection.
+#[must_use]
+pub fn partition_of(source: &str, connection: &str, partitions: u32) -> i32 {
+    let hash = Sha256::digest(encode_source(source, connection));
+    let head = hash.first_chunk::<8>().copied().unwrap_or_default();
+    let partition = u64::from_be_bytes(head) % u64::from(partitions.max(1));
+    i32::try_from(partition).unwrap_or_default()
 }

@@ -136,6 +136,12 @@ impl Plan {
         self.splits_arrays || !self.pointers.is_empty()
     }
 
+    /// What stands before the entity's id in events of a type.
+    #[must_use]
+    pub fn entity_prefix(&self, kind: &str) -> &str {
+        self.rule(Some(kind)).entity_prefix
+    }
+
     /// The first rule that matches the type, else the source's own. An unreadable type has no entity.
     pub(super) fn rule(&self, kind: Option<&str>) -> RuleInForce<'_> {
         let Some(kind) = kind else {

@@ -15,6 +15,10 @@ pub struct IngestConfig {
     pub listen: SocketAddr,
     /// Where `/livez`, `/readyz` and `/metrics` are served. Not for the public.
     pub admin_listen: SocketAddr,
+    /// The same of `ingest poll`, which may run beside `ingest serve`.
+    pub poll_admin_listen: SocketAddr,
+    /// Where senders reach this ingest, such as `https://hooks.example.com`: for `ingest urls`.
+    pub public_url: Option<String>,
     /// The largest body that is taken, at most 8 MiB; a larger one is answered with 413.
     pub body_limit: Size,
     /// The largest request head (request line and headers), 8 KiB to 64 KiB; a larger one is answered with 431.
@@ -36,6 +40,8 @@ impl Default for IngestConfig {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
+            poll_admin_listen: SocketAddr::from(([127, 0, 0, 1], 9466)),
+            public_url: None,
             body_limit: Size::kib(1024),
             head_limit: Size::kib(32),
             read_timeout: Span::secs(10),

@@ -222,6 +222,9 @@ impl ResourceConfig {
         if self.one.as_ref().is_some_and(|one| !one.starts_with('/') || !one.contains("{entity}")) {
             return fail("one", "starts with a slash and contains {entity}");
         }
+        if self.one.is_some() && self.kind.is_empty() {
+            return fail("one", "needs `type`, by which the entity's prefix is known");
+        }
         if self.page_size.as_ref().is_some_and(|size| !(1..=10_000).contains(&size.value)) {
             return fail("page_size", "must be 1 to 10000 records");
         }

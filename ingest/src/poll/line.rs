@@ -1,0 +1,416 @@
+//! One list of one connection: reads it page by page, appends what it finds, and keeps how far it is.
+//!
+//! While one page is appended, the next one is asked for. How far it is, is written behind each page that the log
+//! has, so that a crash repeats a page and leaves none out.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+use shared::config::{NextPage, ResourceConfig};
+use shared::event::Event;
+use shared::poll::{List, PROGRESS_TOPIC, Progress};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::api::Failure;
+use super::link::{APPEND_TIMEOUT, Link};
+use super::pace::Pace;
+use super::page::{Page, Reader, fill, quoted};
+use crate::append::{AppendError, Note};
+use crate::metrics::PollMetrics;
+
+/// Pages of one list; a longer one is taken for a circle.
+const PAGES_MAX: u64 = 1_000_000;
+/// Records of one page.
+const RECORDS_MAX: usize = 10_000;
+/// What a list found last time and is remembered, so that it is not appended again: 16 bytes each.
+const KNOWN_MAX: usize = 100_000;
+/// How often one record is asked for, and how long between.
+const ONE_TRIES: u32 = 4;
+const ONE_WAIT: Duration = Duration::from_secs(1);
+
+/// What a list is asked to do at once.
+#[derive(Debug)]
+pub(super) enum Ask {
+    /// Read the list.
+    List,
+    /// Read one record: the entity's id as events have it.
+    One(String),
+}
+
+/// A list, and how far it is.
+pub(super) struct Line {
+    link: Arc<Link>,
+    name: String,
+    config: ResourceConfig,
+    reader: Reader,
+    progress: Progress,
+    asks: mpsc::Receiver<Ask>,
+    pace: Pace,
+    metrics: PollMetrics,
+    /// Hashes of the ids that the last list had, or that were appended since.
+    known: HashSet<[u8; 16]>,
+    /// The provider asked to wait until then.
+    not_before: Instant,
+    /// The list was asked for while it was read: what is new may stand on a page that was passed.
+    asked_again: bool,
+}
+
+/// Why a list was not read to its end.
+#[derive(Debug, thiserror::Error)]
+enum Stop {
+    #[error("{0}")]
+    Provider(#[from] Failure),
+    /// What it answered is no page, or leads nowhere: it is begun anew.
+    #[error("{0}")]
+    Page(String),
+    #[error("the log does not take what was found: {0}")]
+    Log(#[from] AppendError),
+}
+
+/// A page that is to be appended, and how far the list is then.
+struct Step {
+    events: Vec<(Event, Bytes)>,
+    progress: Progress,
+}
+
+impl Line {
+    pub(super) fn new(
+        link: Arc<Link>,
+        name: &str,
+        config: &ResourceConfig,
+        progress: Progress,
+        asks: mpsc::Receiver<Ask>,
+    ) -> Self {
+        let poll = &link.source.config;
+        Self {
+            reader: Reader::new(config),
+            config: config.clone(),
+            pace: Pace::new(poll.interval_min.0, poll.interval.0),
+            metrics: PollMetrics::new(&link.source.name, &link.connection, name),
+            name: name.to_owned(),
+            link,
+            progress,
+            asks,
+            known: HashSet::new(),
+            not_before: Instant::now(),
+            asked_again: false,
+        }
+    }
+
+    /// Reads the list again and again, and when it is asked to or has a new token. Until it is dropped.
+    pub(super) async fn run(mut self) {
+        let mut token = self.link.token.clone();
+        let is_under_way = self.progress.list.is_some();
+        let mut due = Instant::now() + if is_under_way { Duration::ZERO } else { self.pace.first() };
+        loop {
+            tokio::select! {
+                biased;
+                changed = token.changed() => match changed {
+                    Ok(()) => due = Instant::now(),
+                    Err(_) => return,
+                },
+                ask = self.asks.recv() => match ask {
+                    Some(Ask::List) => due = self.not_before,
+                    Some(Ask::One(entity)) => self.one(&entity).await,
+                    None => return,
+                },
+                () = sleep_until(due.max(self.not_before)) => {
+                    self.asked_again = false;
+                    let wait = self.poll().await;
+                    due = Instant::now() + if self.asked_again { Duration::ZERO } else { wait };
+                }
+            }
+        }
+    }
+
+    /// Does between two pages what cannot wait for the list's end.
+    async fn serve_asks(&mut self) {
+        while let Ok(ask) = self.asks.try_recv() {
+            match ask {
+                Ask::List => self.asked_again = true,
+                Ask::One(entity) => self.one(&entity).await,
+            }
+        }
+    }
+
+    /// Reads the list, or what is left of it; says how long until the next time.
+    async fn poll(&mut self) -> Duration {
+        let link = Arc::clone(&self.link);
+        // Never closed.
+        let _permit = link.source.permits.acquire().await;
+        match self.list().await {
+            Ok(found_new) => {
+                self.metrics.succeeded();
+                self.pace.succeeded(found_new)
+            }
+            Err(stop) => self.stopped(&stop).await,
+        }
+    }
+
+    /// Notes why the list stopped, once for each reason; says how long until the next try.
+    async fn stopped(&mut self, stop: &Stop) -> Duration {
+        let wait = match stop {
+            Stop::Provider(Failure::Unauthorized(_)) => self.pace.hopeless(),
+            Stop::Provider(Failure::Wait { after: Some(after), .. }) => *after,
+            Stop::Provider(_) | Stop::Page(_) | Stop::Log(_) => self.pace.failed(),
+        };
+        if matches!(stop, Stop::Provider(Failure::Wait { .. })) {
+            self.not_before = Instant::now() + wait;
+        }
+        let is_refused = matches!(stop, Stop::Provider(Failure::Refused(_)));
+        if matches!(stop, Stop::Page(_)) || is_refused && self.progress.list.is_some() {
+            self.progress.list = None;
+        }
+        let message = stop.to_string();
+        let (source, connection, resource) = (&self.link.source.name, &self.link.connection, &self.name);
+        if self.progress.last_error.as_ref() != Some(&message) {
+            tracing::warn!(
+                source,
+                connection,
+                resource,
+                error = message,
+                next_try_s = wait.as_secs(),
+                "not polled"
+            );
+        }
+        self.progress.unauthorized = matches!(stop, Stop::Provider(Failure::Unauthorized(_)));
+        self.progress.failures = self.progress.failures.saturating_add(1);
+        self.progress.last_error = Some(message);
+        self.sign();
+        if let Err(error) = self.save(&self.progress).await {
+            tracing::debug!(%error, "the progress of a poll was not written");
+        }
+        wait
+    }
+
+    /// Reads the list to its end. True where it had something that the last one had not.
+    async fn list(&mut self) -> Result<bool, Stop> {
+        let mut list = self.progress.list.clone();
+        let mut passed = HashSet::new();
+        let (mut step, mut listed, mut found_new) = (None, HashSet::new(), false);
+        loop {
+            self.serve_asks().await;
+            let (fetched, taken) = tokio::join!(self.fetch(list.as_ref()), self.take(step.take()));
+            if let Some(progress) = taken? {
+                self.progress = progress;
+            }
+            let (page, mut at) = fetched?;
+            let events = self.events(&page.records, &mut listed)?;
+            found_new |= !events.is_empty();
+            let count = page.records.len();
+            at.pages += 1;
+            at.records += count as u64;
+            at.total = page.total.or(at.total);
+            let next = self.next(&at, &page, count);
+            let is_circle = next
+                .as_ref()
+                .is_some_and(|next| !passed.insert(hash(next)) || at.next.as_ref() == Some(next));
+            if is_circle || at.pages > PAGES_MAX {
+                return Err(Stop::Page(format!(
+                    "after {} pages the list leads to a page that it had already; it is begun anew",
+                    at.pages
+                )));
+            }
+            let mut progress = self.progress.clone();
+            if next.is_some() {
+                at.next = next;
+                progress.list = Some(at.clone());
+                step = Some(Step { events, progress });
+                list = Some(at);
+                continue;
+            }
+            progress = Progress {
+                list: None,
+                complete_until: Some(at.started),
+                last_success: Some(now()),
+                records: at.records,
+                failures: 0,
+                last_error: None,
+                unauthorized: false,
+                ..progress
+            };
+            if let Some(progress) = self.take(Some(Step { events, progress })).await? {
+                self.progress = progress;
+            }
+            self.known = listed;
+            return Ok(found_new);
+        }
+    }
+
+    /// Asks for a page. For the first one, the list is begun.
+    async fn fetch(&self, list: Option<&List>) -> Result<(Page, List), Stop> {
+        let after = match list {
+            Some(list) => list.after.clone(),
+            None => self.after(),
+        };
+        let next = list.and_then(|list| list.next.as_deref());
+        let url = match (&self.config.next, next) {
+            (Some(NextPage::Link {}), Some(next)) => self.link.source.api.next_url(next),
+            _ => self.url(after.as_deref(), next),
+        };
+        let answer = self.link.get(url.map_err(Stop::Page)?, &self.metrics).await?;
+        let mut page = self.reader.page(&answer.body).map_err(Stop::Page)?;
+        if page.records.len() > RECORDS_MAX {
+            return Err(Stop::Page(format!("a page has more than {RECORDS_MAX} records; set page_size")));
+        }
+        if matches!(self.config.next, Some(NextPage::Link {})) {
+            page.cursor = answer.next;
+        }
+        let begun = || List {
+            after,
+            started: answer.date.unwrap_or_else(Timestamp::now).to_string(),
+            ..List::default()
+        };
+        Ok((page, list.cloned().unwrap_or_else(begun)))
+    }
+
+    fn url(&self, after: Option<&str>, next: Option<&str>) -> Result<url::Url, String> {
+        let mut query: Vec<(&str, &str)> =
+            self.config.query.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let size = self.config.page_size.as_ref().map(|size| (size.param.as_str(), size.value.to_string()));
+        query.extend(size.as_ref().map(|(param, value)| (*param, value.as_str())));
+        query.extend(self.config.modified_after.as_deref().zip(after));
+        let first;
+        match &self.config.next {
+            Some(NextPage::Cursor { param, .. }) => query.extend(next.map(|next| (param.as_str(), next))),
+            Some(NextPage::Page { param, first: number }) => {
+                first = number.to_string();
+                query.push((param, next.unwrap_or(&first)));
+            }
+            Some(NextPage::Link {}) | None => {}
+        }
+        self.link.source.api.url(&self.config.path, None, &query)
+    }
+
+    /// What is asked for: what was modified since the last list was begun, and somewhat before.
+    fn after(&self) -> Option<String> {
+        self.config.modified_after.as_ref()?;
+        let until: Timestamp = self.progress.complete_until.as_ref()?.parse().ok()?;
+        let after = until.checked_sub(self.link.source.config.overlap.0).ok()?;
+        Some(format!("{after:.3}"))
+    }
+
+    /// The page after this one.
+    fn next(&self, at: &List, page: &Page, count: usize) -> Option<String> {
+        match &self.config.next {
+            Some(NextPage::Cursor { .. } | NextPage::Link {}) => page.cursor.clone(),
+            Some(NextPage::Page { first, .. }) => {
+                let size = self.config.page_size.as_ref().map_or(1, |size| size.value as usize);
+                let this: u64 = at.next.as_ref().map_or(Some(u64::from(*first)), |next| next.parse().ok())?;
+                (count >= size).then(|| (this + 1).to_string())
+            }
+            None => None,
+        }
+    }
+
+    /// The events of those records that are not known.
+    fn events(&self, records: &[Bytes], listed: &mut HashSet<[u8; 16]>) -> Result<Vec<(Event, Bytes)>, Stop> {
+        let at_ms = Timestamp::now().as_millisecond();
+        let mut events = Vec::new();
+        for record in records {
+            let (event, body) = self.event(record, at_ms)?;
+            let id = hash(&event.id);
+            if listed.len() < KNOWN_MAX {
+                listed.insert(id);
+            }
+            if !self.known.contains(&id) {
+                events.push((event, body));
+            }
+        }
+        self.metrics.unchanged(records.len() - events.len());
+        Ok(events)
+    }
+
+    fn event(&self, record: &Bytes, at_ms: i64) -> Result<(Event, Bytes), Stop> {
+        let body = fill(self.config.body.get_ref(), |name| match name {
+            "record" => std::str::from_utf8(record).ok().map(str::to_owned),
+            "connection" => Some(quoted(&self.link.connection)),
+            _ => Some(quoted(&self.config.kind)),
+        });
+        let max = self.link.source.body_bytes_max;
+        if body.len() as u64 > max {
+            return Err(Stop::Page(format!("a record is longer than {max} bytes (ingest.body_limit)")));
+        }
+        Ok((self.link.event(Some(&self.name), &body, at_ms), body))
+    }
+
+    /// Appends a page, and then writes how far the list is.
+    async fn take(&self, step: Option<Step>) -> Result<Option<Progress>, Stop> {
+        let Some(Step { events, mut progress }) = step else { return Ok(None) };
+        let count = events.len();
+        self.link.append(events).await?;
+        self.metrics.appended(count);
+        self.sign_into(&mut progress);
+        self.save(&progress).await?;
+        Ok(Some(progress))
+    }
+
+    fn sign(&mut self) {
+        let mut progress = std::mem::take(&mut self.progress);
+        self.sign_into(&mut progress);
+        self.progress = progress;
+    }
+
+    fn sign_into(&self, progress: &mut Progress) {
+        progress.by.clone_from(&self.link.source.instance);
+        progress.time = now();
+    }
+
+    async fn save(&self, progress: &Progress) -> Result<(), AppendError> {
+        let value = serde_json::to_vec(progress).unwrap_or_default();
+        let key = progress.key();
+        let note =
+            Note { topic: PROGRESS_TOPIC, partition: Some(self.link.partition), key: &key, value: &value };
+        self.link.source.log.put(&note, APPEND_TIMEOUT).await
+    }
+
+    /// Reads one record and appends it, for whom its entity's gap waits.
+    async fn one(&mut self, entity: &str) {
+        let (source, connection, resource) = (&self.link.source.name, &self.link.connection, &self.name);
+        for n in 1..=ONE_TRIES {
+            match self.try_one(entity).await {
+                Ok(()) => return,
+                Err(stop) => {
+                    tracing::warn!(source, connection, resource, entity, error = %stop, "one record was not polled");
+                    let is_final = matches!(
+                        stop,
+                        Stop::Page(_) | Stop::Provider(Failure::Refused(_) | Failure::Unauthorized(_))
+                    );
+                    if is_final || n == ONE_TRIES {
+                        return;
+                    }
+                    let asked = match stop {
+                        Stop::Provider(Failure::Wait { after, .. }) => after,
+                        Stop::Provider(_) | Stop::Page(_) | Stop::Log(_) => None,
+                    };
+                    sleep(asked.unwrap_or(ONE_WAIT * n)).await;
+                }
+            }
+        }
+    }
+
+    async fn try_one(&self, entity: &str) -> Result<(), Stop> {
+        let prefix = self.link.source.plan.entity_prefix(&self.config.kind);
+        let (Some(path), Some(id)) = (&self.config.one, entity.strip_prefix(prefix)) else { return Ok(()) };
+        let url = self.link.source.api.url(path, Some(id), &[]).map_err(Stop::Page)?;
+        let answer = self.link.get(url, &self.metrics).await?;
+        let record = self.reader.one(&answer.body).map_err(Stop::Page)?;
+        let event = self.event(&record, Timestamp::now().as_millisecond())?;
+        self.link.append(vec![event]).await?;
+        self.metrics.appended(1);
+        Ok(())
+    }
+}
+
+fn now() -> String {
+    format!("{:.3}", Timestamp::now())
+}
+
+fn hash(text: &str) -> [u8; 16] {
+    Sha256::digest(text).first_chunk().copied().unwrap_or_default()
+}

@@ -1,0 +1,69 @@
+//! The addresses at which webhooks are received, to be given to their senders.
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use shared::config::{Config, Registry, Secrets};
+use shared::selector::Selector;
+
+use crate::error::SetupError;
+
+/// What is left as it is in a connection's id: the unreserved characters of RFC 3986.
+const ESCAPED: &percent_encoding::AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// Where one sender sends its webhooks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The source.
+    pub source: String,
+    /// The connection; empty where one address serves them all.
+    pub connection: String,
+    /// The address.
+    pub url: String,
+}
+
+/// The addresses of all sources, and of the connections of those that have them in the path; the registry's, too.
+/// `base` is where senders reach ingest, such as `https://hooks.example.com`.
+///
+/// # Errors
+/// A registry cannot be read.
+pub fn urls(config: &Config, base: &str) -> Result<Vec<Address>, SetupError> {
+    let mut found = Vec::new();
+    for (name, source) in &config.sources {
+        let url = format!("{}/webhooks/{name}", base.trim_end_matches('/'));
+        if source.connection != Some(Selector::Path) {
+            found.push(Address { source: name.clone(), connection: String::new(), url });
+            continue;
+        }
+        let registry = Registry::read(source, Secrets::None)
+            .map_err(|error| SetupError::new(format!("sources.{name}.registry"), error.to_string()))?;
+        for connection in source.with(&registry).connections.into_keys() {
+            let url = format!("{url}/{}", utf8_percent_encode(&connection, ESCAPED));
+            found.push(Address { source: name.clone(), connection, url });
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn each_connection_has_its_address() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("connections.toml");
+        std::fs::write(&file, "[globex]\nsecrets = [\"env:UNREAD\"]\n").unwrap();
+        let text = format!(
+            "[kafka]\nbootstrap_servers = \"k:1\"\n[sources.github]\nverify.github = {{}}\nsecrets = [\"env:UNREAD\"]\n\
+             [sources.makini]\nverify.github = {{}}\nconnection = \"path\"\nregistry = \"{}\"\n\
+             [sources.makini.connections.\"a/ü\"]\nsecrets = [\"env:UNREAD\"]\n",
+            file.display()
+        );
+        let config = Config::parse(&text, Path::new("hookline.toml"), Secrets::None).unwrap();
+        let all: Vec<_> = urls(&config, "https://h.example/").unwrap().into_iter().map(|a| a.url).collect();
+        let wanted = ["github", "makini/a%2F%C3%BC", "makini/globex"];
+        assert_eq!(all, wanted.map(|path| format!("https://h.example/webhooks/{path}")));
+    }
+}
