@@ -18,7 +18,7 @@ use rdkafka::producer::{
 };
 use shared::config::Config;
 use shared::event::Event;
-use shared::poll::{PollRequest, REQUESTS_TOPIC};
+use shared::poll::PollRequest;
 use tokio::sync::oneshot;
 
 use crate::error::SetupError;
@@ -95,6 +95,7 @@ pub(crate) struct Log {
     producer: RwLock<Arc<Producer>>,
     make: Box<dyn Fn() -> Result<Producer, KafkaError> + Send + Sync>,
     topic: String,
+    requests_topic: String,
     room: Room,
     metrics: LogMetrics,
     open: AtomicBool,
@@ -188,6 +189,7 @@ impl Log {
             producer: RwLock::new(Arc::new(make()?)),
             make: Box::new(make),
             topic: config.log.topic.clone(),
+            requests_topic: shared::poll::requests_topic(&config.log.topic),
             room: Room::new(config.ingest.in_flight_limit.0, metrics.in_flight_bytes.clone()),
             metrics,
             open: AtomicBool::new(false),
@@ -242,7 +244,7 @@ impl Log {
     pub(crate) fn ask(&self, request: &PollRequest) {
         let Ok(value) = serde_json::to_vec(request) else { return };
         let key = request.key();
-        let note = Note { topic: REQUESTS_TOPIC, partition: None, key: &key, value: &value };
+        let note = Note { topic: &self.requests_topic, partition: None, key: &key, value: &value };
         if let Err(error) = self.hand_over_note(&note) {
             tracing::debug!(%error, key, "a poll could not be asked for");
         }

@@ -22,15 +22,15 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use shared::admin::Health;
-use shared::config::{Config, ConnectionConfig, KafkaConfig, Secret, Secrets};
-use shared::poll::{PollRequest, Progress, partition_of};
+use shared::config::{Config, ConnectionConfig, Secret, Secrets};
+use shared::poll::{PollRequest, Progress, partition_of, progress_topic};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use self::api::Api;
 use self::line::{Ask, Line};
 use self::link::{Link, Source};
-use self::share::Heard;
+use self::share::{Heard, Shared};
 use crate::append::Log;
 use crate::error::{Error, SetupError};
 use crate::extract::Plan;
@@ -85,8 +85,7 @@ pub async fn poll(config: &Config, metrics: PrometheusHandle) -> Result<Polling,
         }));
     }
     let supervisor = Supervisor {
-        kafka: config.kafka.clone(),
-        partitions: config.log.partitions,
+        shared: Shared::new(config),
         sources,
         health: health.clone(),
         stop: Arc::clone(&stop),
@@ -157,6 +156,7 @@ fn sources(config: &Config, log: &Arc<Log>) -> Result<(Sources, Vec<Watched>), S
             plan: Plan::new(name, source)?,
             api: Api::new(name, poll)?,
             log: Arc::clone(log),
+            progress_topic: progress_topic(&config.log.topic),
             permits: Semaphore::new(poll.concurrency as usize),
             body_bytes_max: config.ingest.body_limit.0,
             instance: instance.clone().unwrap_or_else(|| std::process::id().to_string()),
@@ -183,26 +183,22 @@ fn share_in_threads(
     stop: &Arc<AtomicBool>,
     log: &Arc<Log>,
 ) -> std::io::Result<Vec<std::thread::JoinHandle<()>>> {
-    let start = |name: &str, run: fn(&KafkaConfig, u32, &mpsc::Sender<Heard>, &AtomicBool)| {
-        let (kafka, partitions) = (config.kafka.clone(), config.log.partitions);
+    let start = |name: &str, run: fn(&Shared, &mpsc::Sender<Heard>, &AtomicBool)| {
+        let shared = Shared::new(config);
         let (sender, stop, log) = (sender.clone(), Arc::clone(stop), Arc::clone(log));
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             while !log.is_open() && !stop.load(Ordering::Acquire) {
                 std::thread::sleep(LOOK);
             }
-            run(&kafka, partitions, &sender, &stop);
+            run(&shared, &sender, &stop);
         })
     };
-    Ok(vec![
-        start("poll-group", |kafka, _, heard, stop| share::be_member(kafka, heard, stop))?,
-        start("poll-requests", share::hear_requests)?,
-    ])
+    Ok(vec![start("poll-group", share::be_member)?, start("poll-requests", share::hear_requests)?])
 }
 
 /// Starts and ends the lists, as partitions and connections come and go.
 struct Supervisor {
-    kafka: KafkaConfig,
-    partitions: u32,
+    shared: Shared,
     sources: Sources,
     health: Health,
     stop: Arc<AtomicBool>,
@@ -252,8 +248,8 @@ impl Supervisor {
 
     async fn assigned(&mut self, partitions: Vec<i32>) {
         for partition in partitions {
-            let (kafka, stop) = (self.kafka.clone(), Arc::clone(&self.stop));
-            let read = tokio::task::spawn_blocking(move || share::progress(&kafka, partition, &stop));
+            let (shared, stop) = (self.shared.clone(), Arc::clone(&self.stop));
+            let read = tokio::task::spawn_blocking(move || share::progress(&shared, partition, &stop));
             let Ok(Some(progress)) = read.await else { return };
             self.owned.insert(partition, progress);
         }
@@ -274,7 +270,7 @@ impl Supervisor {
         });
         for (name, (source, connections)) in &self.sources {
             for (connection, config) in connections {
-                let partition = partition_of(name, connection, self.partitions);
+                let partition = partition_of(name, connection, self.shared.partitions);
                 let Some(progress) = self.owned.get(&partition) else { continue };
                 let key = (name.clone(), connection.clone());
                 let running = self.links.entry(key).or_insert_with(|| {

@@ -6,11 +6,17 @@ use sha2::{Digest as _, Sha256};
 
 use crate::event::{encode_source, joined};
 
-/// The topic of requests.
-pub const REQUESTS_TOPIC: &str = "hookline.poll-requests";
+/// The topic of requests, beside the event log's.
+#[must_use]
+pub fn requests_topic(log: &str) -> String {
+    format!("{log}.poll-requests")
+}
 
 /// The topic in which pollers keep how far they are; compacted.
-pub const PROGRESS_TOPIC: &str = "hookline.poll";
+#[must_use]
+pub fn progress_topic(log: &str) -> String {
+    format!("{log}.poll")
+}
 
 /// A wish that a connection be polled at once. Best effort: one that is lost costs the time until the next poll.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -183,9 +183,9 @@ pub fn of_pipeline(config: &Config, name: &str, pipeline: &PipelineConfig) -> Ve
 #[must_use]
 pub fn of_polling(config: &Config) -> Vec<Topic> {
     let bytes_max = log_record_bytes_max(config.ingest.body_limit);
-    let mut requests = base(config, crate::poll::REQUESTS_TOPIC.to_owned(), bytes_max);
+    let mut requests = base(config, crate::poll::requests_topic(&config.log.topic), bytes_max);
     requests.usual.push(("retention.ms", REQUESTS_RETENTION_MS));
-    let mut progress = base(config, crate::poll::PROGRESS_TOPIC.to_owned(), bytes_max);
+    let mut progress = base(config, crate::poll::progress_topic(&config.log.topic), bytes_max);
     progress.exact.retain(|(key, _)| *key != "cleanup.policy");
     progress.exact.push(("cleanup.policy", "compact".to_owned()));
     vec![requests, progress]

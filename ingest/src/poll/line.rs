@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use shared::config::{NextPage, ResourceConfig};
 use shared::event::Event;
-use shared::poll::{List, PROGRESS_TOPIC, Progress};
+use shared::poll::{List, Progress};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -364,8 +364,12 @@ impl Line {
     async fn save(&self, progress: &Progress) -> Result<(), AppendError> {
         let value = serde_json::to_vec(progress).unwrap_or_default();
         let key = progress.key();
-        let note =
-            Note { topic: PROGRESS_TOPIC, partition: Some(self.link.partition), key: &key, value: &value };
+        let note = Note {
+            topic: &self.link.source.progress_topic,
+            partition: Some(self.link.partition),
+            key: &key,
+            value: &value,
+        };
         self.link.source.log.put(&note, APPEND_TIMEOUT).await
     }
 

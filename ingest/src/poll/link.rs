@@ -29,6 +29,7 @@ pub(super) struct Source {
     pub(super) plan: Plan,
     pub(super) api: Api,
     pub(super) log: Arc<Log>,
+    pub(super) progress_topic: String,
     /// Lists that may be read at once.
     pub(super) permits: Semaphore,
     /// The largest body that the log takes.

@@ -8,17 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rdkafka::ClientConfig;
 use rdkafka::bindings::rd_kafka_resp_err_t as RespErr;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
-use shared::config::KafkaConfig;
-use shared::poll::{PROGRESS_TOPIC, PollRequest, Progress, REQUESTS_TOPIC};
+use shared::config::{Config, KafkaConfig};
+use shared::poll::{PollRequest, Progress, progress_topic, requests_topic};
 use tokio::sync::mpsc;
 
-/// The group of the pollers.
-const GROUP: &str = "hookline.poll";
 /// How soon a member that says nothing loses its partitions.
 const SESSION_TIMEOUT_MS: &str = "15000";
 /// How long one look for a message takes, and so how soon a thread ends.
@@ -29,6 +28,34 @@ const REQUEST: Duration = Duration::from_secs(10);
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// After trouble with a client, how long until the next.
 const AGAIN: Duration = Duration::from_secs(2);
+
+/// The topics of polling, and how to reach them.
+#[derive(Clone)]
+pub(super) struct Shared {
+    kafka: KafkaConfig,
+    progress: String,
+    requests: String,
+    /// The pollers' group: as the log's topics, one for each log.
+    group: String,
+    pub(super) partitions: u32,
+}
+
+impl Shared {
+    pub(super) fn new(config: &Config) -> Self {
+        let log = &config.log.topic;
+        Self {
+            kafka: config.kafka.clone(),
+            progress: progress_topic(log),
+            requests: requests_topic(log),
+            group: format!("{log}.poll"),
+            partitions: config.log.partitions,
+        }
+    }
+
+    fn consumer(&self) -> ClientConfig {
+        shared::kafka::consumer(&self.kafka, "hookline-poll", &self.group)
+    }
+}
 
 /// What the threads tell.
 #[derive(Debug)]
@@ -77,22 +104,22 @@ fn assign<C: ConsumerContext>(
 }
 
 /// Is a member of the group until `stop`.
-pub(super) fn be_member(config: &KafkaConfig, heard: &mpsc::Sender<Heard>, stop: &AtomicBool) {
+pub(super) fn be_member(shared: &Shared, heard: &mpsc::Sender<Heard>, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
-        if let Err(error) = member(config, heard, stop) {
+        if let Err(error) = member(shared, heard, stop) {
             tracing::error!(%error, "the pollers' group was left; joining it anew");
             std::thread::sleep(AGAIN);
         }
     }
 }
 
-fn member(config: &KafkaConfig, heard: &mpsc::Sender<Heard>, stop: &AtomicBool) -> Result<(), KafkaError> {
-    let mut settings = shared::kafka::consumer(config, "hookline-poll", GROUP);
+fn member(shared: &Shared, heard: &mpsc::Sender<Heard>, stop: &AtomicBool) -> Result<(), KafkaError> {
+    let mut settings = shared.consumer();
     settings
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("session.timeout.ms", SESSION_TIMEOUT_MS);
     let consumer: BaseConsumer<Context> = settings.create_with_context(Context { heard: heard.clone() })?;
-    consumer.subscribe(&[PROGRESS_TOPIC])?;
+    consumer.subscribe(&[&shared.progress])?;
     while !stop.load(Ordering::Acquire) {
         match consumer.poll(LOOK) {
             Some(Err(error)) if is_fatal(&consumer) => return Err(error),
@@ -109,31 +136,21 @@ fn is_fatal<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> bool {
 
 /// Hears the requests of everybody from now on, until `stop`. One that is made while nobody listens is lost, and what
 /// it wished for comes with the next poll.
-pub(super) fn hear_requests(
-    config: &KafkaConfig,
-    partitions: u32,
-    heard: &mpsc::Sender<Heard>,
-    stop: &AtomicBool,
-) {
+pub(super) fn hear_requests(shared: &Shared, heard: &mpsc::Sender<Heard>, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
-        if let Err(error) = requests(config, partitions, heard, stop) {
+        if let Err(error) = requests(shared, heard, stop) {
             tracing::error!(%error, "requests to poll cannot be read; trying again");
             std::thread::sleep(AGAIN);
         }
     }
 }
 
-fn requests(
-    config: &KafkaConfig,
-    partitions: u32,
-    heard: &mpsc::Sender<Heard>,
-    stop: &AtomicBool,
-) -> Result<(), KafkaError> {
-    let mut settings = shared::kafka::consumer(config, "hookline-poll", GROUP);
+fn requests(shared: &Shared, heard: &mpsc::Sender<Heard>, stop: &AtomicBool) -> Result<(), KafkaError> {
+    let mut settings = shared.consumer();
     // Requests that retention took are too old to be of use.
     settings.set("auto.offset.reset", "latest");
     let consumer: BaseConsumer = settings.create()?;
-    consumer.assign(&all(REQUESTS_TOPIC, partitions, Offset::End)?)?;
+    consumer.assign(&all(&shared.requests, shared.partitions, Offset::End)?)?;
     while !stop.load(Ordering::Acquire) {
         let message = match consumer.poll(LOOK) {
             Some(Ok(message)) => message,
@@ -143,7 +160,7 @@ fn requests(
         match serde_json::from_slice(message.payload().unwrap_or_default()) {
             // What finds no place is lost: whoever floods the topic does not fill the memory.
             Ok(request) => drop(heard.try_send(Heard::Request(Box::new(request)))),
-            Err(_) => tracing::warn!(offset = message.offset(), "a record of {REQUESTS_TOPIC} is no request"),
+            Err(_) => tracing::warn!(offset = message.offset(), "a record of the requests to poll is none"),
         }
     }
     Ok(())
@@ -159,12 +176,12 @@ fn all(topic: &str, partitions: u32, offset: Offset) -> Result<TopicPartitionLis
 
 /// Reads the progress of every list of a partition, by key. Tries until it can; `None` once `stop` is set.
 pub(super) fn progress(
-    config: &KafkaConfig,
+    shared: &Shared,
     partition: i32,
     stop: &Arc<AtomicBool>,
 ) -> Option<HashMap<String, Progress>> {
     while !stop.load(Ordering::Acquire) {
-        match read(config, partition) {
+        match read(shared, partition) {
             Ok(progress) => return Some(progress),
             Err(error) => {
                 tracing::error!(partition, error, "the progress of polls cannot be read; trying again");
@@ -175,23 +192,22 @@ pub(super) fn progress(
     None
 }
 
-fn read(config: &KafkaConfig, partition: i32) -> Result<HashMap<String, Progress>, String> {
+fn read(shared: &Shared, partition: i32) -> Result<HashMap<String, Progress>, String> {
     let text = |error: KafkaError| error.to_string();
-    let consumer: BaseConsumer =
-        shared::kafka::consumer(config, "hookline-poll", GROUP).create().map_err(text)?;
-    let (low, high) = consumer.fetch_watermarks(PROGRESS_TOPIC, partition, REQUEST).map_err(text)?;
+    let consumer: BaseConsumer = shared.consumer().create().map_err(text)?;
+    let (low, high) = consumer.fetch_watermarks(&shared.progress, partition, REQUEST).map_err(text)?;
     let mut found = HashMap::new();
     if low >= high {
         return Ok(found);
     }
     let mut list = TopicPartitionList::new();
-    list.add_partition_offset(PROGRESS_TOPIC, partition, Offset::Offset(low)).map_err(text)?;
+    list.add_partition_offset(&shared.progress, partition, Offset::Offset(low)).map_err(text)?;
     consumer.assign(&list).map_err(text)?;
     let mut heard = Instant::now();
     loop {
         // The position moves past what compaction removed, too.
         let position = consumer.position().map_err(text)?;
-        let position = position.find_partition(PROGRESS_TOPIC, partition).map(|p| p.offset());
+        let position = position.find_partition(&shared.progress, partition).map(|p| p.offset());
         if matches!(position, Some(Offset::Offset(next)) if next >= high) {
             return Ok(found);
         }
@@ -202,7 +218,7 @@ fn read(config: &KafkaConfig, partition: i32) -> Result<HashMap<String, Progress
                 match serde_json::from_slice::<Progress>(message.payload().unwrap_or_default()) {
                     Ok(progress) => drop(found.insert(progress.key(), progress)),
                     Err(_) => {
-                        tracing::warn!(partition, offset, "a record of {PROGRESS_TOPIC} is no progress")
+                        tracing::warn!(partition, offset, "a record of the progress of polls is none")
                     }
                 }
                 if offset + 1 >= high {
