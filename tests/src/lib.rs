@@ -12,6 +12,7 @@ pub mod damage;
 pub mod fakesnow;
 pub mod ferretdb;
 pub mod http;
+pub mod json_server;
 pub mod kafka;
 pub mod kafka_read;
 pub mod kafka_topics;

@@ -40,6 +40,13 @@ impl Program {
         Self::new("ingest", args.into(), admin)
     }
 
+    /// `ingest poll --config CONFIG`, not yet started. `admin` is what the configuration says.
+    #[must_use]
+    pub fn poller(config: &Path, admin: SocketAddr) -> Self {
+        let args = ["poll".into(), "--config".into(), config.into()];
+        Self::new("ingest", args.into(), admin)
+    }
+
     /// `processor run --pipeline PIPELINE --config CONFIG`, not yet started. `admin` is what the
     /// configuration says.
     #[must_use]

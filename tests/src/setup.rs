@@ -64,6 +64,12 @@ pub fn node_dir() -> PathBuf {
     test_tools().join("node")
 }
 
+/// json-server, for `node`.
+#[must_use]
+pub fn json_server() -> PathBuf {
+    test_tools().join("json-server/node_modules/json-server/lib/cli/bin.js")
+}
+
 /// The OpenTelemetry collector.
 #[must_use]
 pub fn collector() -> PathBuf {
