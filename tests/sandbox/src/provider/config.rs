@@ -28,7 +28,6 @@ pub struct ConfigOptions<'a> {
 #[must_use]
 pub fn config_toml(options: &ConfigOptions<'_>) -> String {
     let ConfigOptions { source, .. } = options;
-    let ms = |duration: Duration| format!("{}ms", duration.as_millis());
     let mut out = format!(
         r#"[sources.{source}]
 connection = "path"
@@ -51,7 +50,7 @@ verify.hmac = {{ header = "x-makini-signature", prefix = "sha256=", template = "
             let _ = writeln!(
                 out,
                 r#"order.sequence = {{ at = "/data/revision", start = 1, gap_wait = "{}", gap_policy = "backfill_or_skip" }}"#,
-                ms(options.gap_wait),
+                humantime::format_duration(options.gap_wait),
             );
         }
     }
@@ -84,9 +83,9 @@ authorized = "connection.online"
 body = '{{"type":{{type}},"connection_id":{{connection}},"timestamp":{{time}},"data":{{"reason":{{reason}}}}}}'
 "#,
         url = quoted(options.api_url),
-        interval = ms(options.poll_interval),
-        interval_min = ms(options.poll_interval.min(Duration::from_secs(1))),
-        overlap = ms(options.overlap),
+        interval = humantime::format_duration(options.poll_interval),
+        interval_min = humantime::format_duration(options.poll_interval.min(Duration::from_secs(1))),
+        overlap = humantime::format_duration(options.overlap),
     );
     for resource in Resource::ALL {
         let path = resource.path();
@@ -111,4 +110,39 @@ triggers = ["sync.completed"]
         );
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_list_has_a_rule_and_is_polled_as_the_api_has_it() {
+        let text = config_toml(&ConfigOptions {
+            source: "erp",
+            api_url: "http://127.0.0.1:9000",
+            registry: Path::new("/tmp/a \"quoted\" place"),
+            gap_wait: Duration::from_millis(1_500),
+            poll_interval: Duration::from_millis(500),
+            overlap: Duration::from_secs(30),
+        });
+        let config: toml::Value = toml::from_str(&text).unwrap();
+        let source = &config["sources"]["erp"];
+        assert_eq!(source["registry"].as_str(), Some("/tmp/a \"quoted\" place"));
+        let rules = source["rules"].as_array().unwrap();
+        assert_eq!(rules[0]["order"]["sequence"]["gap_wait"].as_str(), Some("1s 500ms"));
+        let poll = &source["poll"];
+        assert_eq!(
+            (poll["interval"].as_str(), poll["interval_min"].as_str()),
+            (Some("500ms"), Some("500ms"))
+        );
+        for resource in Resource::ALL {
+            let list = &poll["resources"][resource.name()];
+            assert_eq!(list["path"].as_str().unwrap(), format!("/api/v1/{}", resource.path()));
+            assert_eq!(list["page_size"]["value"].as_integer().unwrap(), resource.page_max() as i64);
+            let kind = list["type"].as_str().unwrap().replace("updated", "*");
+            let rule = rules.iter().find(|rule| rule["types"][0].as_str() == Some(&kind)).unwrap();
+            assert_eq!(rule["entity_prefix"].as_str(), Some(resource.entity_prefix()));
+        }
+    }
 }
