@@ -238,3 +238,6 @@ pub(crate) fn of_world(source: &str, world: &World, all_told: bool) -> Expected 
         entities,
     }
 }
+
+#[cfg(test)]
+mod tests;
