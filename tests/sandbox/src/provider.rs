@@ -64,7 +64,7 @@ pub struct Options {
     /// A directory in which the registry of connections is written, and kept up to date. Default: none.
     pub registry: Option<PathBuf>,
     /// The first millisecond of a scenario, since 1970: the same one and the same seed give the same records, times
-    /// included. Default: when it is begun.
+    /// included. Default: when it is begun. Whoever polls by time, or compares with his own clock, needs the default.
     pub epoch_ms: Option<i64>,
 }
 

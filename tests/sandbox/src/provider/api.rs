@@ -222,6 +222,10 @@ async fn answer(
         answer = faulty(answer, kind, wait).await;
     }
     engine.requests().count(&connection, asked, answer.status().as_u16());
+    if let Some((FaultKind::TimeOut, wait)) = fault {
+        // Counted before: whoever asked may not wait for it.
+        tokio::time::sleep(wait).await;
+    }
     answer
 }
 
@@ -238,10 +242,7 @@ async fn faulty(good: Response, kind: FaultKind, wait: Duration) -> Response {
             answer
         }
         FaultKind::ServerError => html(StatusCode::INTERNAL_SERVER_ERROR, "<h1>Internal Server Error</h1>"),
-        FaultKind::TimeOut => {
-            tokio::time::sleep(wait).await;
-            html(StatusCode::GATEWAY_TIMEOUT, "<h1>Gateway Time-out</h1>")
-        }
+        FaultKind::TimeOut => html(StatusCode::GATEWAY_TIMEOUT, "<h1>Gateway Time-out</h1>"),
         FaultKind::BrokenJson => {
             let body = axum::body::to_bytes(good.into_body(), usize::MAX).await.unwrap_or_default();
             let half = body.slice(..body.len() / 2);

@@ -75,6 +75,7 @@ url = {url}
 interval = "{interval}"
 interval_min = "{interval_min}"
 overlap = "{overlap}"
+timeout = "2s"
 requests_per_second = 50
 
 [sources.{source}.poll.status]

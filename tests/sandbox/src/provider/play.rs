@@ -312,3 +312,6 @@ fn change_at(scenario: &Scenario, n: u32) -> Duration {
     let bursts = n * f64::from(scenario.bursts) / changes;
     period.mul_f64(bursts.floor()) + period.min(BURST).mul_f64(bursts.fract())
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,8 +16,11 @@ use crate::sign::hmac_sha256_hex;
 
 /// What the published secrets and tokens are made from.
 const PUBLISHED: &str = "hookline sandbox";
-/// Records that existed before were changed last within this time.
-const PAST_MS: usize = 30 * 86_400_000;
+/// Records that existed before were created within this time.
+const CREATED_MS: usize = 30 * 86_400_000;
+/// And changed last within this one: not longer ago, so that who has read the list before they were there asks for
+/// them too.
+const CHANGED_MS: usize = 1_000;
 
 /// How a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -164,16 +167,17 @@ impl World {
         self.connections.get_mut(connection)?.shelves.get_mut(&resource)
     }
 
-    /// Puts records there that no webhook tells of, until a list has `count`: some have been changed before.
+    /// Puts records there that no webhook tells of, until a list has `count`: each has been changed before.
     pub(crate) fn stock(&mut self, rng: &mut Rng, resource: Resource, count: usize, now_ms: i64) {
+        let before = |rng: &mut Rng, longest_ms| now_ms - i64::try_from(rng.below(longest_ms)).unwrap_or(0);
         for connection in self.connections.values_mut() {
             let Some(shelf) = connection.shelves.get_mut(&resource) else { continue };
             while shelf.records.len() < count {
                 self.stocked = true;
-                let age_ms = 1_000 + i64::try_from(rng.below(PAST_MS)).unwrap_or(0);
-                let record = shelf.create(rng, resource, now_ms - age_ms);
-                for _ in 0..rng.below(4) {
-                    record.change(rng, resource, now_ms - age_ms);
+                let (created_ms, changed_ms) = (before(rng, CREATED_MS), before(rng, CHANGED_MS));
+                let record = shelf.create(rng, resource, created_ms);
+                for _ in 0..1 + rng.below(3) {
+                    record.change(rng, resource, changed_ms);
                 }
             }
         }
