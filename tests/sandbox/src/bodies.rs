@@ -11,7 +11,7 @@ use crate::rng::Rng;
 /// The time of a plan's first event: 2026-01-05T08:00:00Z. Fixed, so that a seed gives the same bytes always.
 const START_MS: i64 = 1_767_600_000_000;
 
-const VENDORS: [(&str, &str); 6] = [
+pub(crate) const VENDORS: [(&str, &str); 6] = [
     ("0000100012", "Müller & Söhne GmbH"),
     ("0000100047", "Hansen Hydraulik A/S"),
     ("0000100205", "Łukasz Stal Sp. z o.o."),
@@ -19,10 +19,10 @@ const VENDORS: [(&str, &str); 6] = [
     ("0000102001", "Aciéries du Rhône \\\"AdR\\\""),
     ("0000104711", "Fasteners & More, Inc."),
 ];
-const MATERIALS: [&str; 6] =
+pub(crate) const MATERIALS: [&str; 6] =
     ["MAT-10023", "6204-2RS", "HEX-M8X40-A2", "PUMP/CR-32", "SEAL 40x62x8", "V-BELT_SPZ-1250"];
-const UNITS: [&str; 4] = ["EA", "KG", "M", "BOX"];
-const CURRENCIES: [&str; 4] = ["EUR", "USD", "PLN", "JPY"];
+pub(crate) const UNITS: [&str; 4] = ["EA", "KG", "M", "BOX"];
+pub(crate) const CURRENCIES: [&str; 4] = ["EUR", "USD", "PLN", "JPY"];
 
 /// A purchase order event. `sequence` is the JSON text of the number, so that it may be wrong on purpose.
 pub(crate) fn purchase_order(

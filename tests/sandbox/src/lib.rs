@@ -6,12 +6,16 @@
 //! Nothing here folds a log, and nothing here uses a crate of Hookline's: what checks the product must not
 //! share its mistakes.
 //!
+//! The [`provider`] stands beside it: the other side of a unified API as a server that has something to poll, and
+//! webhooks that miss things.
+//!
 //! Reading order: `rng`, [`sources`], [`sign`], `bodies`, [`delivery`], `story`, [`plan`] ⇒ [`send`] ⇒ [`check`].
 
 mod bodies;
 pub mod check;
 pub mod delivery;
 pub mod plan;
+pub mod provider;
 pub mod rng;
 #[cfg(feature = "sqlite")]
 pub mod rows;

@@ -1,5 +1,8 @@
-//! `sandbox`: sends webhooks to a running ingest, or prints the configuration that it needs for them.
+//! `sandbox`: sends webhooks to a running ingest, or is the provider whose API Hookline polls; and prints the
+//! configuration that is needed for either.
 #![allow(clippy::print_stdout, reason = "a command-line program")]
+
+mod serve;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -45,6 +48,12 @@ enum Command {
     },
     /// Prints the `[sources.*]` tables for hookline.toml, and the environment variables with their secrets.
     Config,
+    /// Is a provider: an API to poll, webhooks about what changes, and a scenario of what goes wrong.
+    Serve(serve::Serve),
+    /// Lists the scenarios, and what each shows.
+    Scenarios,
+    /// Prints the `[sources.NAME]` tables for the provider that `serve` is.
+    ProviderConfig(serve::ProviderConfig),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +77,15 @@ fn main() -> ExitCode {
         }
         Command::Config => {
             print_config();
+            ExitCode::SUCCESS
+        }
+        Command::Serve(args) => serve::serve(args),
+        Command::Scenarios => {
+            serve::scenarios();
+            ExitCode::SUCCESS
+        }
+        Command::ProviderConfig(args) => {
+            serve::provider_config(&args);
             ExitCode::SUCCESS
         }
     }
