@@ -22,6 +22,8 @@ mod registry;
 mod requests;
 mod resource;
 pub mod scenario;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod tables;
 mod world;
 
@@ -46,6 +48,8 @@ pub use play::Garbage;
 pub use requests::RequestCounts;
 pub use resource::Resource;
 pub use scenario::{Fault, FaultKind, Scenario, ScenarioError};
+#[cfg(feature = "sqlite")]
+pub use sqlite::{CheckError, check_sqlite};
 pub use tables::{Database, compare_lines, lines_sql, rows_sql, tables_sql, tables_toml};
 pub use world::{Status, secret};
 
