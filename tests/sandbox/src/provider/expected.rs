@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::record::rfc3339_ms;
@@ -14,7 +14,7 @@ use super::world::{Status, World};
 use crate::check::{Difference, Kind};
 
 /// What must be there.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Expected {
     /// The source that everything is of.
     pub source: String,
@@ -28,7 +28,7 @@ pub struct Expected {
 }
 
 /// A record's last state.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entity {
     /// Whose.
     pub connection: String,
@@ -66,7 +66,8 @@ pub struct Row {
     pub deleted: bool,
     /// The whole record, where the row has it.
     pub record: Option<Value>,
-    /// Single fields of the record as text, where the row has some: a string as it is, all else as JSON.
+    /// Single fields of the record as text, by their pointers such as `/vendor/name`, where the row has some: a string as
+    /// it is, all else as JSON.
     pub fields: BTreeMap<String, String>,
 }
 
@@ -161,7 +162,7 @@ pub fn compare_statuses(expected: &Expected, statuses: &BTreeMap<String, String>
     out
 }
 
-fn difference(kind: Kind, about: String) -> Difference {
+pub(super) fn difference(kind: Kind, about: String) -> Difference {
     Difference { kind, about }
 }
 
@@ -186,8 +187,9 @@ fn wrong_state(entity: &Entity, row: &Row) -> Option<String> {
             Some(format!("has another record at revision {}", row.revision))
         }
         Some(record) => {
-            let differs =
-                |(field, text): &(&String, &String)| record.get(*field).map(as_text).as_ref() != Some(*text);
+            let differs = |(field, text): &(&String, &String)| {
+                record.pointer(field).map(as_text).as_ref() != Some(*text)
+            };
             row.fields.iter().find(differs).map(|(field, _)| format!("has another {field}"))
         }
         None => None,
@@ -195,7 +197,7 @@ fn wrong_state(entity: &Entity, row: &Row) -> Option<String> {
 }
 
 /// A field as a column of text has it.
-fn as_text(value: &Value) -> String {
+pub(super) fn as_text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 

@@ -18,7 +18,7 @@ use crate::sign::hmac_sha256_hex;
 use crate::sources::FORGED_SECRET;
 
 /// Webhooks that wait for one connection, at most; whoever has more has to wait.
-const QUEUE_MAX: usize = 10_000;
+pub(crate) const QUEUE_MAX: usize = 10_000;
 /// Webhooks of one connection that are on their way at once.
 const SENDERS: usize = 4;
 /// How long an impatient provider waits for an answer.
