@@ -2,7 +2,10 @@
 //! beside the events, name their pipeline, and carry who appended them and why.
 //!
 //! A control record is a CloudEvents event like any other: source `hookline`, type `hookline.control.*`, a
-//! JSON body. The key of `gap-expired` is the entity's; `config` has the pipeline's name.
+//! JSON body. The key of `gap-expired` and `gap-skip` is the entity's; `config` has the pipeline's name.
+//!
+//! A program passes over types that it does not know. So a type that changes outcomes is obeyed under a version of the
+//! fold that those programs refuse, and under no earlier one.
 
 use serde::{Deserialize, Serialize};
 use shared::event::{CONTROL_PREFIX, CONTROL_SOURCE, Event, EventView};
@@ -14,6 +17,8 @@ use crate::position::Epoch;
 const CONFIG: &str = "config";
 /// The type of [`Control::GapExpired`].
 const GAP_EXPIRED: &str = "gap-expired";
+/// The type of [`Control::GapSkip`].
+const GAP_SKIP: &str = "gap-skip";
 
 /// A control record's body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +27,8 @@ pub enum Control {
     Config(ConfigRecord),
     /// A gap's wait is over.
     GapExpired(GapExpired),
+    /// An operator goes on without what is missing.
+    GapSkip(GapSkip),
 }
 
 /// The fold's configuration, in force from this record's offset; the first one of a pipeline in a partition
@@ -52,9 +59,26 @@ pub struct GapExpired {
     pub next: Option<u64>,
     /// The offset of the record that opened the gap.
     pub opened_at: i64,
-    /// The step of the gap's policy; `skip` has one, 0.
+    /// The step of the gap's policy; each has one, 0.
     pub stage: u8,
     /// Which instance.
+    pub by: String,
+    /// What for.
+    pub why: String,
+}
+
+/// An operator goes on without what is missing. Obeyed only if it names the gap that stands, whatever its deadline,
+/// from version 2 of the fold on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GapSkip {
+    /// Whose.
+    pub pipeline: String,
+    /// The number that is missing; `None` while the first is looked for.
+    pub next: Option<u64>,
+    /// The offset of the record that opened the gap.
+    pub opened_at: i64,
+    /// Who decided it.
     pub by: String,
     /// What for.
     pub why: String,
@@ -84,6 +108,9 @@ impl Control {
             Some(GAP_EXPIRED) => serde_json::from_slice(body)
                 .map(Self::GapExpired)
                 .map_err(|e| NotAControl::Body(GAP_EXPIRED, e)),
+            Some(GAP_SKIP) => {
+                serde_json::from_slice(body).map(Self::GapSkip).map_err(|e| NotAControl::Body(GAP_SKIP, e))
+            }
             Some(_) | None => Err(NotAControl::Type(event.kind.to_owned())),
         }
     }
@@ -98,6 +125,10 @@ impl Control {
             Self::GapExpired(g) => {
                 let id = format!("{}-gap-{}-{}", g.pipeline, g.opened_at, now.as_millisecond());
                 (GAP_EXPIRED, serde_json::to_vec(g)?, id)
+            }
+            Self::GapSkip(g) => {
+                let id = format!("{}-gap-skip-{}-{}", g.pipeline, g.opened_at, now.as_millisecond());
+                (GAP_SKIP, serde_json::to_vec(g)?, id)
             }
         };
         let event = Event {
@@ -128,12 +159,21 @@ mod tests {
             by: "p-0".into(),
             why: "the wait is over".into(),
         });
-        let (event, body) = gap.to_event(jiff::Timestamp::UNIX_EPOCH).unwrap();
-        let headers = event.to_headers();
-        let list: Vec<_> = rdkafka::message::Headers::iter(&headers).map(|h| (h.key, h.value)).collect();
-        let frame = Frame::pack(None, list.into_iter(), Some(&body));
-        let view = frame.event().unwrap();
-        assert!(view.is_control());
-        assert_eq!(Control::parse(&view, frame.body()).unwrap(), gap);
+        let skip = Control::GapSkip(GapSkip {
+            pipeline: "p".into(),
+            next: None,
+            opened_at: 12,
+            by: "ann".into(),
+            why: "the provider lost it".into(),
+        });
+        for control in [gap, skip] {
+            let (event, body) = control.to_event(jiff::Timestamp::UNIX_EPOCH).unwrap();
+            let headers = event.to_headers();
+            let list: Vec<_> = rdkafka::message::Headers::iter(&headers).map(|h| (h.key, h.value)).collect();
+            let frame = Frame::pack(None, list.into_iter(), Some(&body));
+            let view = frame.event().unwrap();
+            assert!(view.is_control());
+            assert_eq!(Control::parse(&view, frame.body()).unwrap(), control);
+        }
     }
 }

@@ -187,6 +187,10 @@ struct Running {
     hole: Option<(i64, i64)>,
     /// When a gap's expiry was last appended, by the offset that opened it.
     gaps_appended: BTreeMap<i64, Duration>,
+    /// When the poller was last asked for what is missing, by the offset that opened the gap.
+    gaps_asked: BTreeMap<i64, Duration>,
+    /// Snapshots that were applied since the last checkpoint; not those that were before the journal was lost.
+    snapshots_applied: u64,
 }
 
 /// One lane. See the module.
@@ -368,7 +372,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             self.checkpoint()?;
         }
         self.tick_stores();
-        self.expire_gaps()
+        self.watch_gaps()
     }
 
     /// Folds what comes, up to a batch.
@@ -443,6 +447,12 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         self.batch_records += 1;
         if self.batch_since.is_none() {
             self.batch_since = Some(self.clock.now());
+        }
+        if verdict == Some(Verdict::Applied)
+            && record.offset >= running.silent_below
+            && record.frame.is_snapshot()
+        {
+            running.snapshots_applied += 1;
         }
         running.effect_bytes += effects.iter().map(|e| e.frame.len()).sum::<usize>();
         Ok(running.effect_bytes >= self.config.batch.bytes_max || state.delta_bytes() >= DELTA_BYTES_MAX)

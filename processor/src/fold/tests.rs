@@ -1,6 +1,10 @@
 //! The fold against a naive model: plain lists, searched anew for each record. And what any replay rests on:
 //! that checkpoints, wherever they fall, change nothing, and that decoders of stored bytes never panic.
 
+mod gaps;
+mod stored;
+
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -20,7 +24,11 @@ const WAIT_MS: i64 = 1_000;
 const EPOCH: Epoch = Epoch { lineage: 1, claim: 0 };
 
 pub(crate) fn config(window_ms: i64) -> FoldConfig {
-    let sequence = |start| Order::Sequence { start, gap_wait_ms: WAIT_MS, gap_policy: GapPolicy::Skip };
+    with_policy(window_ms, GapPolicy::Skip)
+}
+
+fn with_policy(window_ms: i64, gap_policy: GapPolicy) -> FoldConfig {
+    let sequence = |start| Order::Sequence { start, gap_wait_ms: WAIT_MS, gap_policy };
     let all = [
         ("arrival", Order::Arrival),
         ("version", Order::Version),
@@ -40,6 +48,16 @@ pub(crate) fn config(window_ms: i64) -> FoldConfig {
     }
 }
 
+/// How an event came into the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Webhook,
+    /// By polling.
+    Snapshot,
+    /// By polling, and the record has no number.
+    Unnumbered,
+}
+
 /// An event, as its sender knows it.
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
@@ -49,6 +67,7 @@ pub(crate) struct Sent {
     number: u8,
     as_time: bool,
     kind: &'static str,
+    found: Found,
     /// Time since the record before it.
     after_ms: i64,
 }
@@ -57,12 +76,14 @@ pub(crate) fn sent() -> impl Strategy<Value = Sent> {
     let source =
         prop_oneof![Just("arrival"), Just("version"), Just("sequence"), Just("unbased"), Just("other")];
     let kind = prop_oneof![9 => Just("order.changed"), 1 => Just("ignored.this")];
-    (source, 0..30_u32, 0..2_u8, 1..9_u8, any::<bool>(), kind, -50..400_i64).prop_map(
-        |(source, id, entity, number, as_time, kind, after_ms)| {
+    let found =
+        prop_oneof![8 => Just(Found::Webhook), 3 => Just(Found::Snapshot), 1 => Just(Found::Unnumbered)];
+    (source, 0..30_u32, 0..2_u8, 1..9_u8, any::<bool>(), kind, found, -50..400_i64).prop_map(
+        |(source, id, entity, number, as_time, kind, found, after_ms)| {
             // Versions of one entity are all of one kind.
             let as_time = source == "version" && as_time && entity == 1;
             let entity = if as_time { 2 } else { entity };
-            Sent { source, id, entity, number, as_time, kind, after_ms }
+            Sent { source, id, entity, number, as_time, kind, found, after_ms }
         },
     )
 }
@@ -84,7 +105,8 @@ pub(crate) fn records(sent: &[Sent]) -> Vec<Record> {
             source: sent.source.into(),
             kind: sent.kind.into(),
             entity: Some(sent.entity.to_string()),
-            sequence: Some(sequence),
+            snapshot: (sent.found != Found::Webhook).then(|| sequence.clone()),
+            sequence: (sent.found != Found::Unnumbered).then_some(sequence),
             ..Event::default()
         };
         Record { offset: offset as i64, time_ms, frame: frame(&event, b"{}") }
@@ -156,37 +178,99 @@ fn judge(sent: &[Sent], n: usize) -> Expected {
     if entity.last() != Some(&n) {
         return (Verdict::Duplicate, vec![]);
     }
-    let before = &entity[..entity.len() - 1];
-    match event.source {
-        "arrival" => (Verdict::Applied, vec![n]),
-        "version" if before.iter().any(|i| sent[*i].number >= event.number) => (Verdict::Stale, vec![]),
-        "version" => (Verdict::Applied, vec![n]),
-        // Nothing applies before the first gap's wait is over.
-        "unbased" if before.iter().any(|i| sent[*i].number == event.number) => {
-            (Verdict::DeadLettered, vec![])
+    let before: Vec<usize> =
+        entity[..entity.len() - 1].iter().copied().filter(|i| sent[*i].found != Found::Unnumbered).collect();
+    match (event.source, event.found) {
+        ("arrival", _) | ("sequence" | "unbased", Found::Unnumbered) => (Verdict::Applied, vec![n]),
+        (_, Found::Unnumbered) => (Verdict::DeadLettered, vec![]),
+        ("version", found) => {
+            let newest = before.iter().map(|i| sent[*i].number).max().unwrap_or(0);
+            match (event.number.cmp(&newest), found) {
+                (Ordering::Greater, _) => (Verdict::Applied, vec![n]),
+                (Ordering::Equal, Found::Snapshot) => (Verdict::Duplicate, vec![]),
+                (Ordering::Equal | Ordering::Less, _) => (Verdict::Stale, vec![]),
+            }
         }
-        "unbased" => (Verdict::Held, vec![]),
-        _ => counted(sent, before, n),
+        _ => counted(sent, &before, n),
     }
 }
 
-/// Number 1 is the first: applied is the longest run from it.
+/// The first webhook with a number.
+fn webhook_with(sent: &[Sent], list: &[usize], number: u8) -> Option<usize> {
+    list.iter().copied().find(|i| sent[*i].found == Found::Webhook && sent[*i].number == number)
+}
+
+/// The number that is missing: above the source's start and above every snapshot, the first without a webhook. None
+/// where there is neither start nor snapshot.
+fn next(sent: &[Sent], list: &[usize], source: &str) -> Option<u8> {
+    let snapshots = list.iter().filter(|i| sent[**i].found == Found::Snapshot);
+    let newest = snapshots.map(|i| sent[*i].number + 1).max();
+    let from = newest.max((source == "sequence").then_some(1))?;
+    (from..).find(|number| webhook_with(sent, list, *number).is_none())
+}
+
+/// Whether a snapshot, and no webhook, brought the entity to a number.
+fn brought_by_snapshot(sent: &[Sent], list: &[usize], number: u8, source: &str) -> bool {
+    (0..list.len()).any(|at| {
+        let found = &sent[list[at]];
+        let was = next(sent, &list[..at], source);
+        found.found == Found::Snapshot && found.number == number && was.is_none_or(|was| was <= number)
+    })
+}
+
 fn counted(sent: &[Sent], before: &[usize], n: usize) -> Expected {
-    let first_with = |number: u8, list: &[usize]| list.iter().copied().find(|i| sent[*i].number == number);
-    let next = |list: &[usize]| (1..).find(|number| first_with(*number, list).is_none()).unwrap_or(1);
-    let number = sent[n].number;
-    let expected = next(before);
-    if number + 1 == expected || (number > expected && first_with(number, before).is_some()) {
-        return (Verdict::DeadLettered, vec![]);
-    }
-    if number < expected {
-        return (Verdict::Stale, vec![]);
-    }
-    if number > expected {
-        return (Verdict::Held, vec![]);
-    }
+    let Sent { source, number, found, .. } = sent[n];
+    let missing = next(sent, before, source);
     let with: Vec<usize> = before.iter().copied().chain([n]).collect();
-    (Verdict::Applied, (number..next(&with)).filter_map(|number| first_with(number, &with)).collect())
+    let run = |from: u8| {
+        let until = next(sent, &with, source).unwrap_or(from);
+        (from..until).filter_map(|number| webhook_with(sent, &with, number))
+    };
+    match (found, missing) {
+        (Found::Snapshot, Some(missing)) if number + 1 == missing => (Verdict::Duplicate, vec![]),
+        (Found::Snapshot, Some(missing)) if number < missing => (Verdict::Stale, vec![]),
+        (Found::Snapshot, _) => (Verdict::Applied, [n].into_iter().chain(run(number + 1)).collect()),
+        (_, Some(missing)) if number + 1 == missing => {
+            let by_snapshot = brought_by_snapshot(sent, before, number, source);
+            (if by_snapshot { Verdict::Duplicate } else { Verdict::DeadLettered }, vec![])
+        }
+        (_, Some(missing)) if number < missing => (Verdict::Stale, vec![]),
+        (_, Some(missing)) if number == missing => (Verdict::Applied, run(number).collect()),
+        _ if webhook_with(sent, before, number).is_some() => (Verdict::DeadLettered, vec![]),
+        _ => (Verdict::Held, vec![]),
+    }
+}
+
+/// What the books must say: an event that was held is released, or stale behind a snapshot, or still held.
+fn books(sent: &[Sent], expected: &[Expected]) -> BTreeMap<Verdict, u64> {
+    let released: Vec<usize> = expected.iter().flat_map(|(_, released)| released.clone()).collect();
+    let mut books = BTreeMap::new();
+    for (n, (verdict, _)) in expected.iter().enumerate() {
+        let event = &sent[n];
+        let own = |i: &usize| sent[*i].source == event.source && sent[*i].entity == event.entity;
+        let all: Vec<usize> = firsts(sent, sent.len() - 1).into_iter().filter(own).collect();
+        let passed = next(sent, &all, event.source).is_some_and(|next| event.number < next);
+        let end = match (verdict, released.contains(&n)) {
+            (Verdict::Held, true) => Verdict::Applied,
+            (Verdict::Held, false) if passed => Verdict::Stale,
+            (verdict, _) => *verdict,
+        };
+        *books.entry(end).or_default() += 1;
+    }
+    books
+}
+
+fn counts(state: &State) -> BTreeMap<Verdict, u64> {
+    let Totals { applied, duplicate, stale, held, dead_lettered, ignored, .. } = state.head().totals;
+    let all = [
+        (Verdict::Applied, applied),
+        (Verdict::Duplicate, duplicate),
+        (Verdict::Stale, stale),
+        (Verdict::Held, held),
+        (Verdict::DeadLettered, dead_lettered),
+        (Verdict::Ignored, ignored),
+    ];
+    all.into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
 proptest! {
@@ -194,8 +278,10 @@ proptest! {
     #[test]
     fn the_fold_does_what_a_plain_list_says(sent in proptest::collection::vec(sent(), 0..60)) {
         let records = records(&sent);
-        let (verdicts, effects) = fold(&mut new_state(config(i64::MAX / 4)), &records, |_| false);
+        let mut state = new_state(config(i64::MAX / 4));
+        let (verdicts, effects) = fold(&mut state, &records, |_| false);
         let expected = model(&sent);
+        prop_assert_eq!(counts(&state), books(&sent, &expected));
         let wanted: Vec<_> = expected.iter().map(|(verdict, _)| Some(*verdict)).collect();
         prop_assert_eq!(verdicts, wanted);
         let applied: Vec<_> = effects
@@ -211,6 +297,27 @@ proptest! {
         prop_assert_eq!(applied, wanted);
     }
 
+    /// Promise: under the first version of the fold, what polling found is a webhook like any other.
+    #[test]
+    fn the_first_version_knows_no_snapshots(sent in proptest::collection::vec(sent(), 0..60)) {
+        let mut first = config(i64::MAX / 4);
+        first.version = 1;
+        let records = records(&sent);
+        let (verdicts, _) = fold(&mut new_state(first), &records, |_| false);
+        let mut webhooks = sent.clone();
+        for event in webhooks.iter_mut().filter(|event| event.found == Found::Snapshot) {
+            event.found = Found::Webhook;
+        }
+        let expected = model(&webhooks);
+        let is_ordered = |s: &Sent| s.source == "sequence" || s.source == "unbased";
+        for (n, (wanted, _)) in expected.into_iter().enumerate() {
+            // Without a number it is a dead letter, and not applied as it is.
+            let dead = webhooks[n].found == Found::Unnumbered && is_ordered(&webhooks[n]);
+            let wanted = if dead && wanted == Verdict::Applied { Verdict::DeadLettered } else { wanted };
+            prop_assert_eq!(verdicts[n], Some(wanted), "event {}", n);
+        }
+    }
+
     /// Promise: when all gaps' waits are over, what was held is applied in the order of its numbers, once.
     #[test]
     fn skipped_gaps_release_everything_sorted(sent in proptest::collection::vec(sent(), 0..60)) {
@@ -220,7 +327,8 @@ proptest! {
         let mut time_ms = state.head().stream_time_ms;
         while state.gaps_open() > 0 {
             time_ms += WAIT_MS + 1;
-            let due: Vec<_> = state.gaps_due(time_ms).map(|(key, next, gap)| (key.to_vec(), next, gap)).collect();
+            let due: Vec<_> =
+                state.gaps_due(time_ms).map(|open| (open.key.to_vec(), open.next, open.gap)).collect();
             prop_assert!(!due.is_empty());
             for (key, next, gap) in due {
                 let expired = GapExpired {
@@ -240,7 +348,8 @@ proptest! {
         let mut by_entity: BTreeMap<(&str, u8), Vec<u8>> = BTreeMap::new();
         for effect in effects.iter().filter(|e| e.action == Action::Apply) {
             let event = &sent[effect.event_offset as usize];
-            if event.source == "sequence" || event.source == "unbased" {
+            let is_counted = event.source == "sequence" || event.source == "unbased";
+            if is_counted && event.found != Found::Unnumbered {
                 by_entity.entry((event.source, event.entity)).or_default().push(event.number);
             }
         }
@@ -249,7 +358,8 @@ proptest! {
             sorted.sort_unstable();
             sorted.dedup();
             prop_assert_eq!(&applied, &sorted, "{} {}", source, entity);
-            if source == "unbased" {
+            let is_own = |s: &&Sent| s.source == source && s.entity == entity;
+            if source == "unbased" && sent.iter().filter(is_own).all(|s| s.found == Found::Webhook) {
                 let mut all: Vec<u8> = firsts(&sent, sent.len().saturating_sub(1))
                     .into_iter()
                     .filter(|i| sent[*i].source == source && sent[*i].entity == entity)
@@ -358,7 +468,7 @@ proptest! {
         let _ = JournalRecord::decode(0, &journal);
         let _ = Entity::from_bytes(&Bytes::from(bytes.clone()));
         let _ = postcard::from_bytes::<Delta>(&bytes);
-        for kind in [kind.as_str(), "config", "gap-expired"] {
+        for kind in [kind.as_str(), "config", "gap-expired", "gap-skip"] {
             let kind = format!("{CONTROL_PREFIX}{kind}");
             let event = EventView { kind: &kind, source: CONTROL_SOURCE, ..EventView::default() };
             let _ = Control::parse(&event, &bytes);
