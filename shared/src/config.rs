@@ -10,6 +10,7 @@ mod poll;
 mod registry;
 mod sink;
 mod source;
+mod status;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -24,13 +25,14 @@ pub use poll::{NextPage, PageSize, PollConfig, PollStatusConfig, ResourceConfig,
 pub use registry::{CONNECTIONS_MAX, Registry};
 use serde::Deserialize;
 pub use sink::{
-    DatabaseSinkConfig, HttpSinkConfig, KafkaSinkConfig, PostgresSinkConfig, SinkConfig, SnowflakeSinkConfig,
-    SqliteSinkConfig,
+    ConnectionsSinkConfig, DatabaseSinkConfig, HttpSinkConfig, KafkaSinkConfig, PostgresSinkConfig,
+    SinkConfig, SnowflakeSinkConfig, SqliteSinkConfig,
 };
 pub use source::{
     ArrayBody, ConnectionConfig, Encoding, Hash, HmacScheme, OrderConfig, RuleConfig, Secret, SequenceOrder,
     SimpleScheme, SourceConfig, VerifyConfig, VersionOrder, type_matches,
 };
+pub use status::{ConnectionStatus, StatusConfig};
 pub use tables::{
     Attribute, COLUMNS_MAX, ColumnConfig, ColumnType, ColumnValue, LookupConfig, Miss, OnDelete, Pointer,
     TABLES_MAX, TableConfig, TablesConfig, Write,
@@ -165,6 +167,7 @@ impl Config {
         }
         for (name, pipeline) in &mut self.pipelines {
             check_name(at, "pipelines", name)?;
+            pipeline.follow_statuses(at, name, &self.sources, &self.kafka)?;
             let own = secrets == Secrets::All || secrets == Secrets::Pipeline(name);
             pipeline.resolve(at, name, &self.sources, &self.log, self.ingest.body_limit, own)?;
         }
