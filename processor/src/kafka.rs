@@ -4,6 +4,7 @@
 //! at once, nothing is queued between threads, and nothing must be paused. Group membership is another
 //! consumer's ([`crate::membership`]); the transactions of a [`KafkaJournal`] commit in its name.
 
+mod exclusive;
 mod journal;
 mod log;
 mod producer;
@@ -17,6 +18,7 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use shared::config::KafkaConfig;
 
+pub(crate) use self::exclusive::{Exclusive, Record as ExclusiveRecord, WriteError};
 pub use self::journal::KafkaJournal;
 pub(crate) use self::journal::{delete_records, position_of, refusal_of};
 pub use self::log::KafkaLog;

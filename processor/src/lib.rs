@@ -5,6 +5,7 @@
 
 pub mod broker;
 pub mod clock;
+pub mod connections;
 pub mod control;
 pub mod defect;
 pub mod failpoint;

@@ -35,6 +35,13 @@ pub const ENTITIES: &str = "hookline_processor_remembered_entities";
 /// Times the local state was wiped since it was damaged or another log's.
 pub const STORE_WIPED: &str = "hookline_processor_store_wiped_total";
 
+/// Connections by status; labels `source`, `status`. Only of the partitions that this instance owns.
+pub const CONNECTIONS: &str = "hookline_connections";
+/// Times that a status began; labels `source`, `status`.
+pub const CONNECTION_CHANGES: &str = "hookline_connection_changes_total";
+/// 1 for the status that a connection has; labels `source`, `connection`, `status`. Only where it is configured.
+pub const CONNECTION_STATUS: &str = "hookline_connection_status";
+
 /// Snapshots written.
 pub const SNAPSHOTS: &str = "hookline_processor_snapshots_total";
 
@@ -65,6 +72,9 @@ pub fn describe() {
     describe_gauge!(OWNED, "Partitions that this instance owns");
     describe_gauge!(IDS, "Event ids remembered within the window");
     describe_gauge!(ENTITIES, "Entities remembered");
+    describe_gauge!(CONNECTIONS, "Connections by status, in the partitions that this instance owns");
+    describe_counter!(CONNECTION_CHANGES, "Times that a connection's status began");
+    describe_gauge!(CONNECTION_STATUS, "1 for the status that a connection has");
     describe_counter!(
         SNAPSHOTS,
         "Snapshots of a partition's state written, each a reason to trim its journal"
