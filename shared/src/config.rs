@@ -3,6 +3,7 @@
 //! Every field is documented where it is declared; unknown keys are errors. An error names the file, the
 //! line and the key, and says what is allowed. `deploy/hookline.example.toml` shows every key.
 
+mod alerts;
 mod ingest;
 mod kafka;
 mod pipeline;
@@ -16,6 +17,9 @@ mod tables;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use alerts::{
+    AlertsConfig, ChannelConfig, EmailChannelConfig, SlackChannelConfig, SmtpTls, TEMPLATE_NAMES, Words,
+};
 pub use ingest::{IngestConfig, TlsFiles};
 pub use kafka::{
     Broker, KafkaConfig, LogConfig, SaslConfig, SaslMechanism, SecurityProtocol, TlsClientConfig,
@@ -56,6 +60,8 @@ pub struct Config {
     /// What is done with the events, by name: `processor run --pipeline NAME`.
     #[serde(default)]
     pub pipelines: BTreeMap<String, PipelineConfig>,
+    /// Who is told how connections are: `processor alerts`.
+    pub alerts: Option<AlertsConfig>,
     /// Logs.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
@@ -92,6 +98,8 @@ pub enum Secrets<'a> {
     None,
     /// One pipeline's sink's: a processor's.
     Pipeline(&'a str),
+    /// Those of the alerts' channels.
+    Alerts,
     /// Everybody's.
     All,
 }
@@ -164,6 +172,9 @@ impl Config {
                 ));
             }
             source.resolve(at, name, secrets)?;
+        }
+        if let Some(alerts) = &mut self.alerts {
+            alerts.resolve(at, matches!(secrets, Secrets::Alerts | Secrets::All))?;
         }
         for (name, pipeline) in &mut self.pipelines {
             check_name(at, "pipelines", name)?;

@@ -200,6 +200,12 @@ pub fn of_polling(config: &Config) -> Vec<Topic> {
     vec![requests, progress]
 }
 
+/// The topic of what was told of connections.
+#[must_use]
+pub fn of_alerts(config: &Config, name: &str) -> Topic {
+    compacted(base(config, name.to_owned(), STATUS_RECORD_BYTES_MAX))
+}
+
 /// Of each key, the newest record counts.
 fn compacted(mut topic: Topic) -> Topic {
     topic.exact.retain(|(key, _)| *key != "cleanup.policy");
