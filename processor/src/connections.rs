@@ -2,9 +2,11 @@
 //!
 //! [`status`] folds; the sink in [`crate::sink`] writes; [`list`] looks from outside.
 
+mod labels;
 pub mod list;
 pub mod status;
 
+pub use self::labels::Labels;
 pub use self::status::{Standing, Teller, Told};
 
 /// The key of the record by which a partition of the topic says how far it is and whose it is. No connection has it:

@@ -3,6 +3,8 @@
 //! The data's way, and the order to read in: [`broker`] (the log) → [`fold`] → [`sink`] → [`journal`] →
 //! [`store`], driven by a lane.
 
+#[cfg(feature = "alerts")]
+pub mod alerts;
 pub mod broker;
 pub mod clock;
 pub mod connections;

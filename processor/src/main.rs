@@ -78,6 +78,11 @@ enum Cmd {
         #[command(subcommand)]
         command: SinkCmd,
     },
+    /// Tells people how customers' connections are, by `[alerts]`, until SIGTERM.
+    Alerts {
+        #[command(flatten)]
+        of: Statuses,
+    },
     /// Shows how customers' connections stand, from the topic of `sink.connections`.
     Connections {
         #[command(subcommand)]
@@ -181,6 +186,7 @@ fn main() -> ExitCode {
         Cmd::Check { which } => {
             with_config(&which, |config, pipeline| check(config, &which.pipeline, pipeline))
         }
+        Cmd::Alerts { of } => alerts(&of).unwrap_or_else(|error| fail(&error.to_string())),
         Cmd::Connections { command } => connections(command).unwrap_or_else(|error| fail(&error.to_string())),
     }
 }
@@ -311,7 +317,7 @@ fn connections(command: ConnectionsCmd) -> anyhow::Result<ExitCode> {
             (of, Filter { source: Some(source), status: None, connection: Some(connection) }, output, true)
         }
     };
-    let config = Config::load(&of.config, Secrets::Pipeline(""))?;
+    let config = Config::load(&of.config, Secrets::None)?;
     let topic = of.topic.map_or_else(|| list::topic(&config), Ok)?;
     let found = list::list(&config, &topic, &filter)?;
     match (output, found.first()) {
@@ -322,6 +328,52 @@ fn connections(command: ConnectionsCmd) -> anyhow::Result<ExitCode> {
         (Output::Table, _) => print!("{}", list::table(&found)),
     }
     Ok(if is_one && found.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+#[cfg(not(feature = "alerts"))]
+fn alerts(_: &Statuses) -> anyhow::Result<ExitCode> {
+    anyhow::bail!("this program was built without alerts; build with --features alerts")
+}
+
+#[cfg(feature = "alerts")]
+fn alerts(of: &Statuses) -> anyhow::Result<ExitCode> {
+    use processor::alerts::Alerts;
+    use shared::admin::{self, Health};
+    use shared::topics;
+
+    let config = Config::load(&of.config, Secrets::Alerts)?;
+    let Some(settings) = config.alerts.clone() else { anyhow::bail!("the configuration has no [alerts]") };
+    let statuses = of.topic.clone().map_or_else(|| list::topic(&config), Ok)?;
+    telemetry::init_logs(config.telemetry.log_format);
+    let metrics = telemetry::init_metrics();
+    processor::metrics::describe();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(async {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let signalled = async {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        };
+        tokio::pin!(signalled);
+        let health = Health::default();
+        admin::serve(settings.admin_listen, health.clone(), metrics).await?;
+        let wanted = [topics::of_statuses(&config, &statuses), topics::of_alerts(&config, &settings.topic)];
+        tokio::select! {
+            checked = processor::run::wait_for_topics(&config, &wanted, &health, &stop) => checked?,
+            () = &mut signalled => return Ok(ExitCode::SUCCESS),
+        }
+        let running = Alerts::start(&config, &settings, &statuses, health)?;
+        let asked = stop.clone();
+        let mut ended = tokio::task::spawn_blocking(move || running.run(&asked));
+        tracing::info!(topic = statuses, channels = settings.channels.len(), "alerts run");
+        tokio::select! {
+            done = &mut ended => return done.map(|()| ExitCode::FAILURE).map_err(Into::into),
+            () = signalled => stop.store(true, Ordering::Release),
+        }
+        ended.await?;
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn run(config: &Config, name: &str) -> anyhow::Result<ExitCode> {

@@ -5,7 +5,7 @@
 
 mod connections;
 #[cfg(feature = "http")]
-mod http;
+pub(crate) mod http;
 #[cfg(any(
     feature = "mongodb",
     feature = "mysql",

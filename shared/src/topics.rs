@@ -182,9 +182,7 @@ pub fn of_pipeline(config: &Config, name: &str, pipeline: &PipelineConfig) -> Ve
         }
     }
     if let Some(sink) = pipeline.sink.connections() {
-        let mut topic = compacted(base(config, sink.topic.clone(), STATUS_RECORD_BYTES_MAX));
-        topic.usual.push(("min.compaction.lag.ms", STATUS_HISTORY_MS));
-        topics.push(topic);
+        topics.push(of_statuses(config, &sink.topic));
     }
     topics
 }
@@ -198,6 +196,14 @@ pub fn of_polling(config: &Config) -> Vec<Topic> {
     requests.usual.push(("retention.ms", REQUESTS_RETENTION_MS));
     let progress = compacted(base(config, crate::poll::progress_topic(&config.log.topic), bytes_max));
     vec![requests, progress]
+}
+
+/// A topic of connections' statuses.
+#[must_use]
+pub fn of_statuses(config: &Config, name: &str) -> Topic {
+    let mut topic = compacted(base(config, name.to_owned(), STATUS_RECORD_BYTES_MAX));
+    topic.usual.push(("min.compaction.lag.ms", STATUS_HISTORY_MS));
+    topic
 }
 
 /// The topic of what was told of connections.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use shared::config::{Config, ConnectionStatus};
 
-use super::{FENCE_KEY, Standing};
+use super::{FENCE_KEY, Labels, Standing};
 use crate::broker::BrokerError;
 use crate::kafka::Reader;
 
@@ -97,16 +97,11 @@ pub fn list(config: &Config, topic: &str, filter: &Filter) -> Result<Vec<Listed>
             }
         }
     }
+    let labels = Labels::read(config);
     let listed = found.into_values().filter(|standing| filter.takes(standing));
-    Ok(listed.map(|standing| Listed { labels: labels(config, &standing), standing }).collect())
-}
-
-/// The labels of a connection in the configuration.
-#[must_use]
-pub fn labels(config: &Config, standing: &Standing) -> BTreeMap<String, String> {
-    let source = config.sources.get(&standing.source);
-    let connection = source.and_then(|source| source.connections.get(&standing.connection));
-    connection.map(|connection| connection.labels.clone()).unwrap_or_default()
+    Ok(listed
+        .map(|standing| Listed { labels: labels.of(&standing.source, &standing.connection), standing })
+        .collect())
 }
 
 /// A table for people.
