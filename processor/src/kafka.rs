@@ -4,6 +4,9 @@
 //! at once, nothing is queued between threads, and nothing must be paused. Group membership is another
 //! consumer's ([`crate::membership`]); the transactions of a [`KafkaJournal`] commit in its name.
 
+#[cfg(feature = "alerts")]
+mod appender;
+mod exclusive;
 mod journal;
 mod log;
 mod producer;
@@ -17,6 +20,9 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use shared::config::KafkaConfig;
 
+#[cfg(feature = "alerts")]
+pub(crate) use self::appender::Appender;
+pub(crate) use self::exclusive::{Exclusive, Record as ExclusiveRecord, WriteError};
 pub use self::journal::KafkaJournal;
 pub(crate) use self::journal::{delete_records, position_of, refusal_of};
 pub use self::log::KafkaLog;
@@ -112,7 +118,7 @@ fn frame_of<M: Message>(message: &M) -> Frame {
 }
 
 /// Errors that librdkafka reports while it reconnects by itself.
-fn is_passing(error: &KafkaError) -> bool {
+pub(crate) fn is_passing(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(

@@ -327,6 +327,9 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
 
     fn leave(&mut self, partition: i32) {
         self.log.stop(partition);
+        if let Some(sink) = &mut self.sink {
+            sink.release(partition);
+        }
         self.health.ready(&part(partition));
         let Some(mut part) = self.parts.remove(&partition) else { return };
         let unfinished = part.memory.as_ref().is_some_and(|(state, _)| state.head() != state.checkpointed());

@@ -3,8 +3,11 @@
 //! The data's way, and the order to read in: [`broker`] (the log) → [`fold`] → [`sink`] → [`journal`] →
 //! [`store`], driven by a lane.
 
+#[cfg(feature = "alerts")]
+pub mod alerts;
 pub mod broker;
 pub mod clock;
+pub mod connections;
 pub mod control;
 pub mod defect;
 pub mod failpoint;

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use processor::connections::list::{self, Filter};
 use processor::gaps::{Skip, Skipped, table};
 use processor::rebuild::Deleted;
 use processor::verify::Verifier;
-use shared::config::{Config, PipelineConfig, Secrets};
+use shared::config::{Config, ConnectionStatus, PipelineConfig, Secrets};
 use shared::telemetry;
 use shared::units::Span;
 use tokio::signal::unix::{SignalKind, signal};
@@ -83,6 +84,54 @@ enum Cmd {
         #[command(subcommand)]
         command: SinkCmd,
     },
+    /// Tells people how customers' connections are, by `[alerts]`, until SIGTERM.
+    Alerts {
+        #[command(flatten)]
+        of: Statuses,
+    },
+    /// Shows how customers' connections stand, from the topic of `sink.connections`.
+    Connections {
+        #[command(subcommand)]
+        command: ConnectionsCmd,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConnectionsCmd {
+    /// All connections, or some of them.
+    List {
+        #[command(flatten)]
+        of: Statuses,
+        /// Only those of a source.
+        #[arg(long)]
+        source: Option<String>,
+        /// Only those with a status: active, degraded, reauthorization_needed, offline or revoked.
+        #[arg(long)]
+        status: Option<ConnectionStatus>,
+        #[arg(long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// One connection; exit code 1 where none is known by that name.
+    Show {
+        #[command(flatten)]
+        of: Statuses,
+        /// Its source.
+        source: String,
+        /// Its id.
+        connection: String,
+        #[arg(long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+}
+
+#[derive(clap::Args)]
+struct Statuses {
+    /// The configuration file.
+    #[arg(long, env = shared::CONFIG_ENV, default_value = "hookline.toml")]
+    config: PathBuf,
+    /// The topic, where several pipelines have `sink.connections`.
+    #[arg(long)]
+    topic: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -190,6 +239,8 @@ fn main() -> ExitCode {
         Cmd::Check { which } => {
             with_config(&which, |config, pipeline| check(config, &which.pipeline, pipeline))
         }
+        Cmd::Alerts { of } => alerts(&of).unwrap_or_else(|error| fail(&error.to_string())),
+        Cmd::Connections { command } => connections(command).unwrap_or_else(|error| fail(&error.to_string())),
     }
 }
 
@@ -242,7 +293,7 @@ fn init_sink(config: &Config, name: &str, pipeline: &PipelineConfig) -> anyhow::
     let tables = Arc::new(pipeline.tables.clone());
     let context = processor::sink::Context { pipeline: name.to_owned(), cluster_id, topic, tables };
     match processor::sink::open(&pipeline.sink, &context)? {
-        Some(sink) if sink.keeps_fence() => {
+        Some(_) if pipeline.sink.takes_tables() => {
             println!("pipeline {name}: the sink's tables are there, and its own; mapped ones fit")
         }
         Some(_) | None => println!("pipeline {name}: this sink has no tables"),
@@ -346,6 +397,75 @@ fn rebuild(config: &Config, name: &str, lane: u32, wait: Span, dry_run: bool) ->
         println!("pipeline {name}: its next start folds the event log from its beginning");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[allow(clippy::print_stdout, reason = "the output that was asked for")]
+fn connections(command: ConnectionsCmd) -> anyhow::Result<ExitCode> {
+    let (of, filter, output, is_one) = match command {
+        ConnectionsCmd::List { of, source, status, output } => {
+            (of, Filter { source, status, connection: None }, output, false)
+        }
+        ConnectionsCmd::Show { of, source, connection, output } => {
+            (of, Filter { source: Some(source), status: None, connection: Some(connection) }, output, true)
+        }
+    };
+    let config = Config::load(&of.config, Secrets::None)?;
+    let topic = of.topic.map_or_else(|| list::topic(&config), Ok)?;
+    let found = list::list(&config, &topic, &filter)?;
+    match (output, found.first()) {
+        (Output::Json, one) if is_one => println!("{}", serde_json::to_string(&one)?),
+        (Output::Json, _) => println!("{}", serde_json::to_string(&found)?),
+        (Output::Table, Some(one)) if is_one => print!("{}", list::detail(one)),
+        (Output::Table, None) if is_one => println!("no event has told yet how this connection stands"),
+        (Output::Table, _) => print!("{}", list::table(&found)),
+    }
+    Ok(if is_one && found.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+#[cfg(not(feature = "alerts"))]
+fn alerts(_: &Statuses) -> anyhow::Result<ExitCode> {
+    anyhow::bail!("this program was built without alerts; build with --features alerts")
+}
+
+#[cfg(feature = "alerts")]
+fn alerts(of: &Statuses) -> anyhow::Result<ExitCode> {
+    use processor::alerts::Alerts;
+    use shared::admin::{self, Health};
+    use shared::topics;
+
+    let config = Config::load(&of.config, Secrets::Alerts)?;
+    let Some(settings) = config.alerts.clone() else { anyhow::bail!("the configuration has no [alerts]") };
+    let statuses = of.topic.clone().map_or_else(|| list::topic(&config), Ok)?;
+    telemetry::init_logs(config.telemetry.log_format);
+    let metrics = telemetry::init_metrics();
+    processor::metrics::describe();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(async {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let signalled = async {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        };
+        tokio::pin!(signalled);
+        let health = Health::default();
+        admin::serve(settings.admin_listen, health.clone(), metrics).await?;
+        let wanted = [topics::of_statuses(&config, &statuses), topics::of_alerts(&config, &settings.topic)];
+        tokio::select! {
+            checked = processor::run::wait_for_topics(&config, &wanted, &health, &stop) => checked?,
+            () = &mut signalled => return Ok(ExitCode::SUCCESS),
+        }
+        let running = Alerts::start(&config, &settings, &statuses, health)?;
+        let asked = stop.clone();
+        let mut ended = tokio::task::spawn_blocking(move || running.run(&asked));
+        tracing::info!(topic = statuses, channels = settings.channels.len(), "alerts run");
+        tokio::select! {
+            done = &mut ended => return done.map(|()| ExitCode::FAILURE).map_err(Into::into),
+            () = signalled => stop.store(true, Ordering::Release),
+        }
+        ended.await?;
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn run(config: &Config, name: &str) -> anyhow::Result<ExitCode> {

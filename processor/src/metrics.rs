@@ -42,6 +42,18 @@ pub const ENTITIES: &str = "hookline_processor_remembered_entities";
 /// Times the local state was wiped since it was damaged or another log's.
 pub const STORE_WIPED: &str = "hookline_processor_store_wiped_total";
 
+/// Connections by status; labels `source`, `status`. Only of the partitions that this instance owns.
+pub const CONNECTIONS: &str = "hookline_connections";
+/// Times that a status began; labels `source`, `status`.
+pub const CONNECTION_CHANGES: &str = "hookline_connection_changes_total";
+/// 1 for the status that a connection has; labels `source`, `connection`, `status`. Only where it is configured.
+pub const CONNECTION_STATUS: &str = "hookline_connection_status";
+
+/// Alerts by what became of them; labels `channel`, `outcome`.
+pub const ALERTS: &str = "hookline_alerts_total";
+/// Alerts that are being sent, or tried again.
+pub const ALERTS_UNDER_WAY: &str = "hookline_alerts_under_way";
+
 /// Snapshots written.
 pub const SNAPSHOTS: &str = "hookline_processor_snapshots_total";
 
@@ -79,6 +91,11 @@ pub fn describe() {
     describe_gauge!(OWNED, "Partitions that this instance owns");
     describe_gauge!(IDS, "Event ids remembered within the window");
     describe_gauge!(ENTITIES, "Entities remembered");
+    describe_gauge!(CONNECTIONS, "Connections by status, in the partitions that this instance owns");
+    describe_counter!(CONNECTION_CHANGES, "Times that a connection's status began");
+    describe_counter!(ALERTS, "Alerts by channel and by what became of them");
+    describe_gauge!(ALERTS_UNDER_WAY, "Alerts that are being sent, or tried again");
+    describe_gauge!(CONNECTION_STATUS, "1 for the status that a connection has");
     describe_counter!(
         SNAPSHOTS,
         "Snapshots of a partition's state written, each a reason to trim its journal"

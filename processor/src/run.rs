@@ -78,7 +78,7 @@ pub async fn start(
     let health = Health::default();
     health.not_ready("group", "no partitions assigned yet");
     let admin = admin::serve(pipeline.admin_listen, health.clone(), metrics).await?;
-    wait_for_topics(config, name, pipeline, &health, &stop).await?;
+    wait_for_topics(config, &topics_of(config, name, pipeline), &health, &stop).await?;
     let cluster_id = cluster_id(config).await?;
 
     let progress = Arc::new(Progress::new(name));
@@ -173,20 +173,22 @@ pub fn topics_of(config: &Config, name: &str, pipeline: &PipelineConfig) -> Vec<
     all.extend(topics::of_pipeline(config, name, pipeline));
     let mut taken = config.sources.iter().filter(|(source, _)| pipeline.takes(source));
     if taken.any(|(_, source)| source.asks_for_missing()) {
-        let requests = |topic: &topics::Topic| topic.name == shared::poll::REQUESTS_TOPIC;
+        let requests = |topic: &topics::Topic| topic.name == shared::poll::requests_topic(&config.log.topic);
         all.extend(topics::of_polling(config).into_iter().filter(requests));
     }
     all
 }
 
-async fn wait_for_topics(
+/// Creates or checks topics. Waits for Kafka, saying so once.
+///
+/// # Errors
+/// A topic is not as it must be, or `stop` was set.
+pub async fn wait_for_topics(
     config: &Config,
-    name: &str,
-    pipeline: &PipelineConfig,
+    wanted: &[topics::Topic],
     health: &Health,
     stop: &AtomicBool,
 ) -> Result<(), StartError> {
-    let wanted = topics_of(config, name, pipeline);
     let mut said = false;
     let mut backoff = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(250))
@@ -195,7 +197,7 @@ async fn wait_for_topics(
         .with_jitter()
         .build();
     loop {
-        match topics::ensure(&config.kafka, &wanted).await {
+        match topics::ensure(&config.kafka, wanted).await {
             Ok(()) => break,
             Err(error) if error.is_transient() => {
                 health.not_ready("kafka", error.to_string());

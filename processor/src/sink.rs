@@ -3,8 +3,9 @@
 //!
 //! Another sink is one file in `sink/`, an implementation of [`Sink`], and a variant in the configuration.
 
+mod connections;
 #[cfg(feature = "http")]
-mod http;
+pub(crate) mod http;
 #[cfg(any(
     feature = "mongodb",
     feature = "mysql",
@@ -29,14 +30,6 @@ mod mongodb;
 mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
-#[cfg(any(
-    feature = "http",
-    feature = "mongodb",
-    feature = "mysql",
-    feature = "postgres",
-    feature = "snowflake",
-    feature = "sqlite"
-))]
 mod rows;
 #[cfg(feature = "snowflake")]
 mod snowflake;
@@ -82,6 +75,9 @@ pub trait Sink: Send {
     /// Told before a claim: the fence in the partition's last checkpoint, and the offset of the log below which
     /// everything was applied, should the journal be lost. For a sink that stores no fence.
     fn resume(&mut self, _partition: i32, _checkpointed: Option<Fence>, _applied_below: i64) {}
+
+    /// The partition is not the caller's any more. For a sink that holds something for it.
+    fn release(&mut self, _partition: i32) {}
 
     /// Counts the events of a partition that are applied up to and including a position.
     ///
@@ -183,6 +179,9 @@ pub fn open(config: &SinkConfig, context: &Context) -> Result<Option<Box<dyn Sin
         SinkConfig::Sqlite(config) => Ok(Some(Box::new(sqlite::Sqlite::open(config, context)?))),
         #[cfg(not(feature = "sqlite"))]
         SinkConfig::Sqlite(_) => Err(left_out("sqlite")),
+        SinkConfig::Connections(config) => {
+            Ok(Some(Box::new(connections::Connections::open(config, context)?)))
+        }
         // Its effects are part of the checkpoint's transaction; there is no fence but the checkpoint.
         SinkConfig::Kafka(_) => Ok(None),
     }
@@ -200,7 +199,7 @@ pub fn check_built_in(config: &SinkConfig) -> Result<(), SinkError> {
         SinkConfig::Http(_) => ("http", cfg!(feature = "http")),
         SinkConfig::Snowflake(_) => ("snowflake", cfg!(feature = "snowflake")),
         SinkConfig::Sqlite(_) => ("sqlite", cfg!(feature = "sqlite")),
-        SinkConfig::Kafka(_) => return Ok(()),
+        SinkConfig::Kafka(_) | SinkConfig::Connections(_) => return Ok(()),
     };
     if is_built_in { Ok(()) } else { Err(left_out(feature)) }
 }

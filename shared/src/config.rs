@@ -3,6 +3,7 @@
 //! Every field is documented where it is declared; unknown keys are errors. An error names the file, the
 //! line and the key, and says what is allowed. `deploy/hookline.example.toml` shows every key.
 
+mod alerts;
 mod ingest;
 mod kafka;
 mod pipeline;
@@ -10,11 +11,15 @@ mod poll;
 mod registry;
 mod sink;
 mod source;
+mod status;
 mod tables;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use alerts::{
+    AlertsConfig, ChannelConfig, EmailChannelConfig, SlackChannelConfig, SmtpTls, TEMPLATE_NAMES, Words,
+};
 pub use ingest::{IngestConfig, TlsFiles};
 pub use kafka::{
     Broker, KafkaConfig, LogConfig, SaslConfig, SaslMechanism, SecurityProtocol, TlsClientConfig,
@@ -24,13 +29,14 @@ pub use poll::{NextPage, PageSize, PollConfig, PollStatusConfig, ResourceConfig,
 pub use registry::{CONNECTIONS_MAX, Registry};
 use serde::Deserialize;
 pub use sink::{
-    DatabaseSinkConfig, HttpSinkConfig, KafkaSinkConfig, PostgresSinkConfig, SinkConfig, SnowflakeSinkConfig,
-    SqliteSinkConfig,
+    ConnectionsSinkConfig, DatabaseSinkConfig, HttpSinkConfig, KafkaSinkConfig, PostgresSinkConfig,
+    SinkConfig, SnowflakeSinkConfig, SqliteSinkConfig,
 };
 pub use source::{
     ArrayBody, ConnectionConfig, Encoding, Hash, HmacScheme, OrderConfig, RuleConfig, Secret, SequenceOrder,
     SimpleScheme, SourceConfig, VerifyConfig, VersionOrder, type_matches,
 };
+pub use status::{ConnectionStatus, StatusConfig};
 pub use tables::{
     Attribute, COLUMNS_MAX, ColumnConfig, ColumnType, ColumnValue, LookupConfig, Miss, OnDelete, Pointer,
     TABLES_MAX, TableConfig, TablesConfig, Write,
@@ -54,6 +60,8 @@ pub struct Config {
     /// What is done with the events, by name: `processor run --pipeline NAME`.
     #[serde(default)]
     pub pipelines: BTreeMap<String, PipelineConfig>,
+    /// Who is told how connections are: `processor alerts`.
+    pub alerts: Option<AlertsConfig>,
     /// Logs.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
@@ -90,6 +98,8 @@ pub enum Secrets<'a> {
     None,
     /// One pipeline's sink's: a processor's.
     Pipeline(&'a str),
+    /// Those of the alerts' channels.
+    Alerts,
     /// Everybody's.
     All,
 }
@@ -163,8 +173,12 @@ impl Config {
             }
             source.resolve(at, name, secrets)?;
         }
+        if let Some(alerts) = &mut self.alerts {
+            alerts.resolve(at, matches!(secrets, Secrets::Alerts | Secrets::All))?;
+        }
         for (name, pipeline) in &mut self.pipelines {
             check_name(at, "pipelines", name)?;
+            pipeline.follow_statuses(at, name, &self.sources, &self.kafka)?;
             let own = secrets == Secrets::All || secrets == Secrets::Pipeline(name);
             pipeline.resolve(at, name, &self.sources, &self.log, self.ingest.body_limit, own)?;
         }

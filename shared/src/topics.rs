@@ -26,6 +26,12 @@ const SEGMENT_MS: i64 = 5 * 60 * 1000;
 /// How long a wish to poll is kept.
 const REQUESTS_RETENTION_MS: i64 = 24 * 60 * 60 * 1000;
 
+/// The largest record of a topic of statuses, in bytes: most is the fence's of a large batch.
+pub const STATUS_RECORD_BYTES_MAX: u64 = 1024 * 1024;
+
+/// How long a topic of statuses keeps every record; later the newest of each key stays.
+const STATUS_HISTORY_MS: i64 = 60 * 60 * 1000;
+
 /// How often a topic that exists is looked for, and how long between.
 const LOOKS_MAX: u32 = 50;
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -175,6 +181,9 @@ pub fn of_pipeline(config: &Config, name: &str, pipeline: &PipelineConfig) -> Ve
             topics.push(topic);
         }
     }
+    if let Some(sink) = pipeline.sink.connections() {
+        topics.push(of_statuses(config, &sink.topic));
+    }
     topics
 }
 
@@ -185,10 +194,29 @@ pub fn of_polling(config: &Config) -> Vec<Topic> {
     let bytes_max = log_record_bytes_max(config.ingest.body_limit);
     let mut requests = base(config, crate::poll::requests_topic(&config.log.topic), bytes_max);
     requests.usual.push(("retention.ms", REQUESTS_RETENTION_MS));
-    let mut progress = base(config, crate::poll::progress_topic(&config.log.topic), bytes_max);
-    progress.exact.retain(|(key, _)| *key != "cleanup.policy");
-    progress.exact.push(("cleanup.policy", "compact".to_owned()));
+    let progress = compacted(base(config, crate::poll::progress_topic(&config.log.topic), bytes_max));
     vec![requests, progress]
+}
+
+/// A topic of connections' statuses.
+#[must_use]
+pub fn of_statuses(config: &Config, name: &str) -> Topic {
+    let mut topic = compacted(base(config, name.to_owned(), STATUS_RECORD_BYTES_MAX));
+    topic.usual.push(("min.compaction.lag.ms", STATUS_HISTORY_MS));
+    topic
+}
+
+/// The topic of what was told of connections.
+#[must_use]
+pub fn of_alerts(config: &Config, name: &str) -> Topic {
+    compacted(base(config, name.to_owned(), STATUS_RECORD_BYTES_MAX))
+}
+
+/// Of each key, the newest record counts.
+fn compacted(mut topic: Topic) -> Topic {
+    topic.exact.retain(|(key, _)| *key != "cleanup.policy");
+    topic.exact.push(("cleanup.policy", "compact".to_owned()));
+    topic
 }
 
 /// Brokers delete records by whole segments only: these are small, and not kept open for long.

@@ -17,6 +17,7 @@ const PURE: &[&str] = &[
     "ingest/src/extract",
     "shared/src/json.rs",
     "processor/src/sink/mapping",
+    "processor/src/connections/status.rs",
 ];
 
 fn root() -> PathBuf {

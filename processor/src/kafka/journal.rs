@@ -22,7 +22,7 @@ use crate::position::Position;
 
 /// How long a transactional call may take: longer than the transaction's own time-out, after which its outcome
 /// is decided.
-const TRANSACTION: Duration = Duration::from_secs(20);
+pub(super) const TRANSACTION: Duration = Duration::from_secs(20);
 
 /// After how long such calls, together, are given up where they do not keep their time-out: the transaction's own is
 /// over by then. The lane holds its tickets meanwhile, so that the whole group waits for it.
@@ -284,7 +284,7 @@ pub(crate) fn delete_records(
 /// Calls librdkafka from a thread of its own: a client that has lost every broker keeps some of these calls for
 /// ever, whatever their time-out. One that is given up has an unknown outcome, as a failed one has: the next
 /// producer fences it.
-fn in_time(
+pub(super) fn in_time(
     producer: &Arc<BaseProducer<Deliveries>>,
     call: impl FnOnce(&BaseProducer<Deliveries>) -> Result<(), KafkaError> + Send + 'static,
 ) -> Result<(), BrokerError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, ThreadedProducer};
-use shared::poll::{PollRequest, REQUESTS_TOPIC};
+use shared::poll::{PollRequest, requests_topic};
 
 use super::producer::{Deliveries, JOURNAL, Unheard, settle};
 use super::reader::Reader;
@@ -147,7 +147,8 @@ impl Log for KafkaLog {
         let value = serde_json::to_vec(request)
             .map_err(|e| BrokerError::Retry(format!("a request of the poller: {e}")))?;
         let key = request.key();
-        let record = BaseRecord::to(REQUESTS_TOPIC).key(&key).payload(&value);
+        let topic = requests_topic(&self.context.topic);
+        let record = BaseRecord::to(&topic).key(&key).payload(&value);
         self.clients.wishes(&self.context)?.send(record).map_err(|(e, _)| retry(&e))
     }
 }

@@ -7,6 +7,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 
+use shared::config::KafkaConfig;
+
 use super::{KafkaContext, is_passing, list, record_of, retry};
 use crate::broker::BrokerError;
 use crate::fold::Record;
@@ -39,6 +41,12 @@ impl Read<'_> {
         self.0.timestamp().to_millis().unwrap_or(0)
     }
 
+    /// Its key; empty where there is none.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        self.0.key().unwrap_or_default()
+    }
+
     /// Its value.
     #[must_use]
     pub fn value(&self) -> &[u8] {
@@ -58,7 +66,15 @@ impl Reader {
     /// # Errors
     /// The configuration is not one that the client takes.
     pub fn new(context: &KafkaContext) -> Result<Self, BrokerError> {
-        let mut config = shared::kafka::consumer(&context.config, &context.client_id, &context.group);
+        Self::of(&context.config, &context.client_id, &context.group)
+    }
+
+    /// The same, outside of a lane; `group` names the reader to the broker, and is never joined.
+    ///
+    /// # Errors
+    /// The configuration is not one that the client takes.
+    pub fn of(kafka: &KafkaConfig, client_id: &str, group: &str) -> Result<Self, BrokerError> {
+        let mut config = shared::kafka::consumer(kafka, client_id, group);
         config.set("enable.partition.eof", "true").set("fetch.wait.max.ms", "50");
         let consumer = config.create().map_err(|e| retry(&e))?;
         Ok(Self { consumer, config })
@@ -137,15 +153,29 @@ impl Reader {
         partition: i32,
         each: &mut dyn FnMut(Read<'_>),
     ) -> Result<(), BrokerError> {
+        self.rest(topic, partition, 0, each).map(drop)
+    }
+
+    /// As [`Self::all`], from an offset on. Returns the offset after the last record that there is.
+    ///
+    /// # Errors
+    /// The partition cannot be read, or an open transaction holds it up.
+    pub fn rest(
+        &self,
+        topic: &str,
+        partition: i32,
+        from: i64,
+        each: &mut dyn FnMut(Read<'_>),
+    ) -> Result<i64, BrokerError> {
         let (low, high) = self.settled(topic, partition)?;
-        if low >= high {
-            return Ok(());
+        if from.max(low) < high {
+            self.read(topic, partition, from.max(low), false, &mut |read| {
+                let offset = read.offset();
+                each(read);
+                offset + 1 < high
+            })?;
         }
-        self.read(topic, partition, low, false, &mut |read| {
-            let offset = read.offset();
-            each(read);
-            offset + 1 < high
-        })
+        Ok(high)
     }
 
     /// Calls `each` for the records from `from` on, until it returns false. At the end of what is visible it

@@ -6,7 +6,7 @@
 //! can have exactly once. Progress is the checkpoint's. Called by a lane's thread.
 
 mod receiver;
-mod request;
+pub(crate) mod request;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,7 +47,7 @@ struct Progress {
 impl Http {
     /// Makes no connection: whether the receiver is there shows when there is something to send.
     pub(super) fn open(config: &HttpSinkConfig, context: &Context) -> Result<Self, SinkError> {
-        let client = Client::new(config)?;
+        let client = Client::new(config, "sink.http")?;
         let receiver = Receiver::of(context, client.url());
         let concurrency = usize::try_from(config.concurrency).unwrap_or(1).clamp(1, 256);
         Ok(Self { client, receiver, concurrency, partitions: BTreeMap::new() })

@@ -7,17 +7,23 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::{ConfigError, LogConfig, Places, SinkConfig, SourceConfig, TablesConfig, tables};
+use super::{
+    ConfigError, KafkaConfig, LogConfig, Places, SinkConfig, SourceConfig, StatusConfig, TablesConfig, tables,
+};
 use crate::units::{Size, Span};
+
+/// Events in one batch of statuses: the fence's record names the position of each.
+const STATUS_EVENTS_MAX: u32 = 10_000;
 
 /// One pipeline: sources, a fold, a sink.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PipelineConfig {
-    /// The sources whose events are applied; the others' are counted as ignored. Default: all.
+    /// The sources whose events are applied; the others' are counted as ignored. Default: all; for
+    /// `sink.connections` those with `status`.
     pub sources: Option<Vec<Spanned<String>>>,
     /// The types, exact or with `*` at the end, of the events that are applied; others are counted as ignored.
-    /// Default: all.
+    /// Default: all; for `sink.connections` those that tell a status.
     pub types: Option<Vec<String>>,
     /// Where events are applied: one of the sinks in `sink.rs`, such as `sink.postgres`.
     pub sink: SinkConfig,
@@ -190,7 +196,8 @@ impl PipelineConfig {
             | SinkConfig::Mysql(_)
             | SinkConfig::Mongodb(_)
             | SinkConfig::Sqlite(_)
-            | SinkConfig::Kafka(_) => BatchConfig::default(),
+            | SinkConfig::Kafka(_)
+            | SinkConfig::Connections(_) => BatchConfig::default(),
         })
     }
 
@@ -207,6 +214,45 @@ impl PipelineConfig {
         self.sink.kafka().map_or_else(BTreeSet::new, |sink| {
             taken.map(|source| sink.topic_of(source).into_owned()).collect()
         })
+    }
+
+    /// For a sink of connections' statuses: takes the sources that tell them, by the types that tell them.
+    pub(super) fn follow_statuses(
+        &mut self,
+        at: &Places<'_>,
+        name: &str,
+        sources: &BTreeMap<String, SourceConfig>,
+        kafka: &KafkaConfig,
+    ) -> Result<(), ConfigError> {
+        let key = format!("pipelines.{name}");
+        let mut told = BTreeMap::new();
+        for (source, config) in sources.iter().filter(|(source, _)| self.takes(source)) {
+            match &config.status {
+                Some(status) => drop(told.insert(source.clone(), status.clone())),
+                None if self.sources.is_some() && self.sink.connections().is_some() => {
+                    let message = format!("`{source}` tells no status: it has no [sources.{source}.status]");
+                    return Err(at.error(None, &format!("{key}.sources"), &message));
+                }
+                None => {}
+            }
+        }
+        let batch = self.batch();
+        let SinkConfig::Connections(sink) = &mut self.sink else { return Ok(()) };
+        if told.is_empty() {
+            let message = "needs a source that tells statuses: [sources.NAME.status]";
+            return Err(at.error(None, &format!("{key}.sink.connections"), message));
+        }
+        if batch.events_max > STATUS_EVENTS_MAX {
+            let message = format!("must be at most {STATUS_EVENTS_MAX} with sink.connections");
+            return Err(at.error(None, &format!("{key}.batch.events_max"), &message));
+        }
+        let types: BTreeSet<&str> = told.values().flat_map(|status: &StatusConfig| status.types()).collect();
+        self.types.get_or_insert_with(|| types.into_iter().map(str::to_owned).collect());
+        self.sources
+            .get_or_insert_with(|| told.keys().map(|name| Spanned::new(0..0, name.clone())).collect());
+        sink.sources = told;
+        sink.kafka = Some(kafka.clone());
+        Ok(())
     }
 
     pub(super) fn resolve(

@@ -1,7 +1,7 @@
 //! `[pipelines.NAME.sink.*]`: where events are applied.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use secrecy::SecretString;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::source::type_matches;
-use super::{ConfigError, LogConfig, Places};
+use super::{ConfigError, KafkaConfig, LogConfig, Places, StatusConfig};
 use crate::secret::SecretRef;
 use crate::units::Span;
 
@@ -31,6 +31,8 @@ pub enum SinkConfig {
     Sqlite(SqliteSinkConfig),
     /// A topic of the same Kafka cluster.
     Kafka(KafkaSinkConfig),
+    /// How each connection is, in a compacted topic of the same Kafka cluster.
+    Connections(ConnectionsSinkConfig),
 }
 
 /// The PostgreSQL sink.
@@ -222,6 +224,28 @@ pub struct KafkaSinkConfig {
     pub deleted: Vec<String>,
 }
 
+/// The sink of connections' statuses: for each connection its newest status, in a compacted topic.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectionsSinkConfig {
+    /// The topic. Created with as many partitions as the log has, if it is missing.
+    #[serde(default = "default_connections_topic")]
+    pub topic: String,
+    /// Whether each connection has metrics of its own. With thousands of connections: thousands of series.
+    #[serde(default)]
+    pub metrics_per_connection: bool,
+    /// The sources whose events tell statuses, by name: those of the pipeline that have `status`.
+    #[serde(skip)]
+    pub sources: BTreeMap<String, StatusConfig>,
+    /// The cluster; there once the configuration is checked.
+    #[serde(skip)]
+    pub kafka: Option<KafkaConfig>,
+}
+
+fn default_connections_topic() -> String {
+    "hookline.connections".to_owned()
+}
+
 /// Stands for a source's name in a topic's.
 const SOURCE: &str = "{source}";
 
@@ -259,8 +283,15 @@ impl SinkConfig {
             | Self::Mongodb(_)
             | Self::Http(_)
             | Self::Snowflake(_)
-            | Self::Sqlite(_) => None,
+            | Self::Sqlite(_)
+            | Self::Connections(_) => None,
         }
+    }
+
+    /// The sink of connections' statuses.
+    #[must_use]
+    pub fn connections(&self) -> Option<&ConnectionsSinkConfig> {
+        if let Self::Connections(sink) = self { Some(sink) } else { None }
     }
 
     /// The database's name in OpenTelemetry's conventions, and what takes the events in.
@@ -272,7 +303,7 @@ impl SinkConfig {
             Self::Mongodb(_) => Some(("mongodb", "insert")),
             Self::Snowflake(_) => Some(("snowflake", "MERGE")),
             Self::Sqlite(_) => Some(("sqlite", "INSERT")),
-            Self::Http(_) | Self::Kafka(_) => None,
+            Self::Http(_) | Self::Kafka(_) | Self::Connections(_) => None,
         }
     }
 
@@ -304,6 +335,10 @@ impl SinkConfig {
                 let message = "is the event log itself; name another topic";
                 return Err(at.error(None, &format!("{key}.sink.kafka.topic"), message));
             }
+            Self::Connections(sink) if sink.topic == log.topic => {
+                let message = "is the event log itself; name another topic";
+                return Err(at.error(None, &format!("{key}.sink.connections.topic"), message));
+            }
             Self::Snowflake(sink) => {
                 sink.check(at, key)?;
                 if with_secrets {
@@ -325,7 +360,7 @@ impl SinkConfig {
                 let secrets = sink.secrets.iter().map(|secret| read(secret, "http.secrets"));
                 sink.secret_values = secrets.collect::<Result<_, _>>()?;
             }
-            Self::Kafka(_) | Self::Sqlite(_) => {}
+            Self::Kafka(_) | Self::Sqlite(_) | Self::Connections(_) => {}
         }
         Ok(())
     }

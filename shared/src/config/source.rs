@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::pipeline::GapPolicy;
-use super::{ConfigError, Places, PollConfig, Secrets};
+use super::{ConfigError, Places, PollConfig, Secrets, StatusConfig};
 use crate::secret::SecretRef;
 use crate::selector::Selector;
 use crate::units::Span;
@@ -46,6 +46,8 @@ pub struct SourceConfig {
     pub registry: Option<PathBuf>,
     /// How the provider's API is polled, for what webhooks missed.
     pub poll: Option<PollConfig>,
+    /// Which events tell how a connection is.
+    pub status: Option<StatusConfig>,
     /// How events of one entity are ordered. Default: as they arrive.
     #[serde(default)]
     pub order: OrderConfig,
@@ -321,6 +323,9 @@ impl SourceConfig {
         self.check_order(at, &key, Some(&self.order), self.entity.as_ref())?;
         if let Some(poll) = &self.poll {
             poll.check(at, name, self)?;
+        }
+        if let Some(status) = &self.status {
+            status.check(at, name, self)?;
         }
         if let VerifyConfig::Hmac(scheme) = &self.verify {
             scheme.check(at, &key)?;

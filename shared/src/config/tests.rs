@@ -31,7 +31,7 @@ fn the_example_parses_and_shows_every_key() {
     }
     let config = Config::parse(&filled, Path::new("hookline.example.toml"), Secrets::All).unwrap();
     assert_eq!(config.sources.len(), 3);
-    assert_eq!(config.pipelines.len(), 7);
+    assert_eq!(config.pipelines.len(), 8);
     let uncommented: String = filled
         .lines()
         .map(|line| match line.strip_prefix("# ") {
@@ -215,4 +215,76 @@ fn how_events_are_gathered_follows_the_sink_and_has_limits() {
         let text = parse(&format!("sink.sqlite = {{ path = \"x\" }}\nbatch = {{ {wrong} }}\n")).unwrap_err();
         assert!(text.to_string().contains(&format!("pipelines.q.batch.{key}: must be")), "{text}");
     }
+}
+
+/// A source whose connections have statuses, and a pipeline that keeps them.
+fn statuses(status: &str, sink: &str) -> String {
+    let secrets = secret();
+    format!(
+        "[sources.g]\nverify.github = {{}}\nsecrets = {secrets}\nconnection = \"path\"\nentity = \"/id\"\n\
+         [sources.g.status]\n{status}\n[sources.other]\nverify.github = {{}}\nsecrets = {secrets}\n\
+         [pipelines.p]\nstate_dir = \"/tmp\"\n{sink}\n"
+    )
+}
+
+#[test]
+fn a_status_is_told_by_types_or_by_values_and_by_one_list_each() {
+    for (status, expected) in [
+        ("", "sources.g.status: tells nothing"),
+        ("ignore = [\"x\"]", "sources.g.status: tells nothing"),
+        (
+            "active = [\"a\"]\noffline = [\"b\", \"a\"]",
+            "10: sources.g.status.offline: `a` is told by `a` of `active`",
+        ),
+        ("active = [\"a.*\"]\nrevoked = [\"a.b\"]", "10: sources.g.status.revoked: `a.b` is told by `a.*`"),
+        ("active = [\"a\"]\nat = \"/s\"", "sources.g.status.types: is needed"),
+        ("active = [\"a\"]\ntypes = [\"b\"]", "sources.g.status.types: goes with `at`"),
+        ("active = [\"a\"]\nignore = [\"b\"]", "sources.g.status.ignore: goes with `at`"),
+        ("active = [\"a\"]\nreason = \"path\"", "sources.g.status.reason: is a JSON pointer"),
+        ("online = [\"a\"]", "unknown field `online`"),
+    ] {
+        let text = error(&statuses(status, "sink.connections = {}"));
+        assert!(text.contains(expected), "{status}: {text}");
+    }
+    let text = error(&statuses("active = [\"a\"]", "sink.connections = {}").replacen(
+        "connection = \"path\"\n",
+        "",
+        1,
+    ));
+    assert!(text.contains("sources.g.status: needs `connection`"), "{text}");
+    let text =
+        error(&statuses("active = [\"a\"]", "sink.connections = {}").replacen("entity = \"/id\"\n", "", 1));
+    assert!(text.contains("sources.g.status: `a` has no entity"), "{text}");
+}
+
+#[test]
+fn a_pipeline_of_statuses_takes_what_tells_them() {
+    let parse = |status: &str, sink: &str| {
+        Config::parse(
+            &format!("{MINIMAL}{}", statuses(status, sink)),
+            Path::new("hookline.toml"),
+            Secrets::All,
+        )
+    };
+    let sink = "sink.connections = {}";
+    let config = parse("active = [\"a\"]\noffline = [\"b.*\"]", sink).unwrap();
+    let pipeline = &config.pipelines["p"];
+    assert!(pipeline.takes("g") && !pipeline.takes("other"));
+    assert_eq!(pipeline.types, Some(vec!["a".to_owned(), "b.*".to_owned()]));
+    assert_eq!(pipeline.sink.connections().unwrap().topic, "hookline.connections");
+    assert_eq!(pipeline.sink.connections().unwrap().sources.len(), 1);
+    let by_value = parse("active = [\"ok\"]\nat = \"/s\"\ntypes = [\"state\"]", sink).unwrap();
+    assert_eq!(by_value.pipelines["p"].types, Some(vec!["state".to_owned()]));
+    for (more, expected) in [
+        ("sources = [\"other\"]", "`other` tells no status"),
+        ("batch.events_max = 10001", "pipelines.p.batch.events_max: must be at most 10000"),
+        ("tables.t.columns = {}", "pipelines.p.tables"),
+    ] {
+        let text = parse("active = [\"a\"]", &format!("{sink}\n{more}")).unwrap_err().to_string();
+        assert!(text.contains(expected), "{text}");
+    }
+    let text = error("[pipelines.p]\nstate_dir = \"/tmp\"\nsink.connections = {}\n");
+    assert!(text.contains("needs a source that tells statuses"), "{text}");
+    let text = error(&statuses("active = [\"a\"]", "sink.connections.topic = \"hookline.events\""));
+    assert!(text.contains("is the event log itself"), "{text}");
 }

@@ -14,7 +14,8 @@ use serde_json::Value;
 use crate::common::{Instance, PATIENCE, Sink, Site, processor, rows, stderr, stdout};
 
 const NAME: &str = "parked";
-const REQUESTS: &str = "hookline.poll-requests";
+/// Beside the site's log.
+const REQUESTS: &str = "parked.events.poll-requests";
 
 /// A source whose gaps are asked for, and then parked.
 const SOURCE: &str = r#"
@@ -95,9 +96,7 @@ fn asked(site: &Site) -> Vec<(String, Vec<u8>, i32)> {
 
 #[test]
 fn what_is_missing_is_asked_for_found_or_parked_and_skipped_by_an_operator() {
-    // The topic of requests has one name for all sites.
-    let kafka = Kafka::start();
-    let site = Site::new(NAME, &kafka, 2);
+    let site = Site::new(NAME, Kafka::shared(), 2);
     let url = Postgres::shared().create_database();
     let mut instance = site.instance_with(NAME, "only", &Sink::Postgres(url.clone()), SOURCE);
     let topics = stdout(&processor(&site, "run", &instance, &["--dry-run"]));

@@ -19,6 +19,7 @@ use shared::config::HttpSinkConfig;
 use shared::event::{encode_source, entity_key, sha256_hex};
 use ureq::Agent;
 use ureq::http::header::{DATE, RETRY_AFTER};
+use ureq::http::request::Builder;
 use ureq::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
@@ -34,7 +35,7 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 /// What came of a request.
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// 2xx.
     Taken,
     /// The event, or the way to the receiver, must change.
@@ -49,7 +50,7 @@ pub(super) enum Answer {
 }
 
 /// The way to a receiver.
-pub(super) struct Client {
+pub(crate) struct Client {
     agent: Agent,
     url: String,
     /// Scheme, host and port.
@@ -64,20 +65,18 @@ impl fmt::Display for Client {
 }
 
 impl Client {
-    pub(super) fn new(config: &HttpSinkConfig) -> Result<Self, SinkError> {
+    /// `place` is the key of the configuration, for errors.
+    pub(crate) fn new(config: &HttpSinkConfig, place: &str) -> Result<Self, SinkError> {
         let url = config.url_value.as_ref().map_or("", |url| url.expose_secret()).to_owned();
         let shown = shown(&url).ok_or_else(|| {
-            SinkError::Halt(
-                "sink.http.url cannot be read: it has the form https://host:port/path, without user and password"
-                    .to_owned(),
-            )
+            SinkError::Halt(format!(
+                "{place}.url cannot be read: it has the form https://host:port/path, without user and password"
+            ))
         })?;
         let keys = config.secret_values.iter().map(key).collect::<Option<Vec<_>>>().ok_or_else(|| {
-            SinkError::Halt(
-                "one of sink.http.secrets is not a Standard Webhooks secret: base64, with or without `whsec_` before \
-                 it"
-                .to_owned(),
-            )
+            SinkError::Halt(format!(
+                "one of {place}.secrets is not a Standard Webhooks secret: base64, with or without `whsec_` before it"
+            ))
         })?;
         let mut agent = Agent::config_builder()
             .http_status_as_error(false)
@@ -106,11 +105,24 @@ impl Client {
 
     /// Sends an event once.
     pub(super) fn post(&self, batch: &Batch<'_>, row: &Row<'_>) -> Answer {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let request = match self.request(batch, row, now) {
-            Ok(request) => request,
-            Err(error) => return Answer::Refused(error),
-        };
+        match self.request(batch, row, unix_now()) {
+            Ok(request) => self.send(request),
+            Err(error) => Answer::Refused(error),
+        }
+    }
+
+    /// Sends JSON once, under an id by which repeats are known.
+    #[cfg(feature = "alerts")]
+    pub(crate) fn post_json(&self, id: &str, body: &[u8]) -> Answer {
+        let request =
+            Request::post(&self.url).header("content-type", "application/json").header("idempotency-key", id);
+        match self.signed(request, id, unix_now(), body).body(body) {
+            Ok(request) => self.send(request),
+            Err(_) => Answer::Refused(SinkError::Refused("it makes no HTTP request".to_owned())),
+        }
+    }
+
+    fn send(&self, request: Request<&[u8]>) -> Answer {
         match self.agent.run(request) {
             Ok(answer) => self.answered(answer),
             Err(error) => self.unanswered(&error),
@@ -147,15 +159,20 @@ impl Client {
                 request = request.header(name, value(text)?);
             }
         }
-        if !self.keys.is_empty() {
-            request = request
-                .header("webhook-id", &id)
-                .header("webhook-timestamp", now)
-                .header("webhook-signature", self.signature(&id, now, row.body));
-        }
-        request.body(row.body).map_err(|_| {
+        self.signed(request, &id, now, row.body).body(row.body).map_err(|_| {
             SinkError::Refused(format!("the event at offset {} makes no HTTP request", row.event_offset))
         })
+    }
+
+    /// With the headers of Standard Webhooks, where there is a key.
+    fn signed(&self, request: Builder, id: &str, now: u64, body: &[u8]) -> Builder {
+        if self.keys.is_empty() {
+            return request;
+        }
+        request
+            .header("webhook-id", id)
+            .header("webhook-timestamp", now)
+            .header("webhook-signature", self.signature(id, now, body))
     }
 
     /// By each key: while a secret is replaced, the receiver may have either.
@@ -197,6 +214,11 @@ impl Client {
     }
 }
 
+/// Unix time in seconds.
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 /// The same for every delivery of an event, in every pipeline: a digest, since ids are of any length.
 fn idempotency_key(row: &Row<'_>) -> String {
     sha256_hex(entity_key(row.event.source, &row.event.connection, row.event.id).as_bytes())
@@ -228,13 +250,11 @@ fn meaning(status: StatusCode) -> Meaning {
         200..=299 => Meaning::Taken,
         // Conflict: the receiver has the same key under way. Too early, too many, and whatever is the server's.
         408 | 409 | 425 | 429 | 500.. => Meaning::Again,
-        300..=399 => {
-            Meaning::Halt("redirects are not followed: name the address that it names in sink.http.url")
-        }
+        300..=399 => Meaning::Halt("redirects are not followed: name the address that it names in `url`"),
         401 | 403 | 407 => Meaning::Halt(
             "let the receiver take Hookline's requests, by the secret that they are signed with",
         ),
-        404 | 405 | 410 => Meaning::Halt("there is nothing that takes events: correct sink.http.url"),
+        404 | 405 | 410 => Meaning::Halt("there is nothing that takes events: correct `url`"),
         _ => Meaning::Refused,
     }
 }
