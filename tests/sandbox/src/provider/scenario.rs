@@ -89,7 +89,7 @@ pub struct Fates {
     pub reordered: usize,
     /// Sent once or twice more, up to three seconds (at most a quarter of the scenario) later.
     pub duplicated: usize,
-    /// The provider does not wait for the first attempt's answer (a millisecond), and sends it again.
+    /// The provider does not wait for the first attempt's answer, and sends it again.
     pub impatient: usize,
     /// Followed by one that Hookline must not apply: forged, unsigned, or no JSON.
     pub garbage: usize,
