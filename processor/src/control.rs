@@ -8,6 +8,7 @@
 //! fold that those programs refuse, and under no earlier one.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use shared::event::{CONTROL_PREFIX, CONTROL_SOURCE, Event, EventView};
 
 use crate::fold::FoldConfig;
@@ -102,9 +103,7 @@ impl Control {
     /// It cannot be understood.
     pub fn parse(event: &EventView<'_>, body: &[u8]) -> Result<Self, NotAControl> {
         match event.kind.strip_prefix(CONTROL_PREFIX) {
-            Some(CONFIG) => {
-                serde_json::from_slice(body).map(Self::Config).map_err(|e| NotAControl::Body(CONFIG, e))
-            }
+            Some(CONFIG) => config_from(body).map(Self::Config).map_err(|e| NotAControl::Body(CONFIG, e)),
             Some(GAP_EXPIRED) => serde_json::from_slice(body)
                 .map(Self::GapExpired)
                 .map_err(|e| NotAControl::Body(GAP_EXPIRED, e)),
@@ -121,7 +120,7 @@ impl Control {
     /// Never in practice: every field has a JSON form.
     pub fn to_event(&self, now: jiff::Timestamp) -> Result<(Event, Vec<u8>), serde_json::Error> {
         let (kind, body, id) = match self {
-            Self::Config(c) => (CONFIG, serde_json::to_vec(c)?, format!("{}-config-{}", c.pipeline, c.epoch)),
+            Self::Config(c) => (CONFIG, config_to(c)?, format!("{}-config-{}", c.pipeline, c.epoch)),
             Self::GapExpired(g) => {
                 let id = format!("{}-gap-{}-{}", g.pipeline, g.opened_at, now.as_millisecond());
                 (GAP_EXPIRED, serde_json::to_vec(g)?, id)
@@ -141,6 +140,51 @@ impl Control {
             ..Event::default()
         };
         Ok((event, body))
+    }
+}
+
+/// Where a gap policy stands that programs of the fold's first version cannot read. To them it is `skip`, so that they
+/// read the record, see its version, and stop; one that they could not read they would pass over.
+const LATER_POLICY: &str = "later_gap_policy";
+/// Where it stands in an [`crate::fold::Order`].
+const POLICY: &str = "gap_policy";
+/// What all programs read there.
+const SKIP: &str = "skip";
+
+fn config_to(config: &ConfigRecord) -> Result<Vec<u8>, serde_json::Error> {
+    let mut value = serde_json::to_value(config)?;
+    each_object(&mut value, &|object| {
+        if object.get(POLICY).is_some_and(|policy| policy.is_string() && policy != SKIP)
+            && let Some(policy) = object.insert(POLICY.to_owned(), SKIP.into())
+        {
+            object.insert(LATER_POLICY.to_owned(), policy);
+        }
+    });
+    serde_json::to_vec(&value)
+}
+
+fn config_from(body: &[u8]) -> Result<ConfigRecord, serde_json::Error> {
+    let mut value = serde_json::from_slice(body)?;
+    each_object(&mut value, &|object| {
+        // A source may have this name, too.
+        if object.get(LATER_POLICY).is_some_and(Value::is_string)
+            && let Some(policy) = object.remove(LATER_POLICY)
+        {
+            object.insert(POLICY.to_owned(), policy);
+        }
+    });
+    serde_json::from_value(value)
+}
+
+/// A body is shallow: serde_json reads none that is nested deeper than 128.
+fn each_object(value: &mut Value, change: &dyn Fn(&mut Map<String, Value>)) {
+    match value {
+        Value::Object(object) => {
+            change(object);
+            object.values_mut().for_each(|value| each_object(value, change));
+        }
+        Value::Array(list) => list.iter_mut().for_each(|value| each_object(value, change)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
@@ -174,6 +218,39 @@ mod tests {
             let view = frame.event().unwrap();
             assert!(view.is_control());
             assert_eq!(Control::parse(&view, frame.body()).unwrap(), control);
+        }
+    }
+
+    /// Promise: a configuration with a later policy comes back as it was, and a program of the first version reads in it
+    /// what it knows, and the version that makes it stop.
+    #[test]
+    fn a_later_gap_policy_does_not_hide_the_version() {
+        use shared::config::GapPolicy;
+
+        use crate::fold::Order;
+        let mut fold = crate::fold::tests::config(1_000);
+        let policies =
+            [GapPolicy::Park, GapPolicy::BackfillOrSkip, GapPolicy::BackfillOrPark, GapPolicy::Skip];
+        for (source, gap_policy) in fold.sources.values_mut().zip(policies) {
+            let order = Order::Sequence { start: None, gap_wait_ms: 1, gap_policy };
+            if let Some(rule) = source.rules.first_mut() {
+                rule.order = Some(order.clone());
+            }
+            source.order = order;
+        }
+        let epoch = Epoch { lineage: 1, claim: 0 };
+        let record =
+            ConfigRecord { pipeline: "p".into(), epoch, fold, by: String::new(), why: String::new() };
+        let control = Control::Config(record);
+        let (event, body) = control.to_event(jiff::Timestamp::UNIX_EPOCH).unwrap();
+        let view = EventView { kind: &event.kind, source: CONTROL_SOURCE, ..EventView::default() };
+        assert_eq!(Control::parse(&view, &body).unwrap(), control);
+        let read: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(read["fold"]["version"], 2);
+        for source in read["fold"]["sources"].as_object().unwrap().values() {
+            for order in [&source["order"], &source["rules"][0]["order"]] {
+                assert_eq!(order["sequence"]["gap_policy"], "skip");
+            }
         }
     }
 }

@@ -144,7 +144,7 @@ pub(super) fn snapshot(state: &mut State, out: &mut Out<'_>, number: u64, rule: 
         if planted(Defect::OlderThanSnapshotReleased) {
             out.release(state, event);
         } else {
-            state.head_mut().totals.release(Verdict::Stale);
+            state.pass(event);
         }
     }
     go_on(state, out, later, number + 1, EventId::SNAPSHOT, rule.gap_wait_ms);

@@ -141,6 +141,8 @@ struct Overlay {
     seen: HashMap<EventId, BucketKey>,
     blocks: Vec<IdBlock>,
     entities: HashMap<EntityKey, Entity>,
+    /// What was held and became stale: no part of the delta.
+    passed: Vec<Held>,
     /// About how many bytes the delta would take.
     bytes: usize,
 }
@@ -153,6 +155,7 @@ impl Overlay {
             seen: HashMap::new(),
             blocks: Vec::new(),
             entities: HashMap::new(),
+            passed: Vec::new(),
             bytes: 0,
         }
     }
@@ -233,6 +236,13 @@ impl State {
         self.gaps.range((Gap::NEVER_MS, EntityKey::default())..).count()
     }
 
+    /// Events that were held and became stale, without an effect, since this was last asked or the last checkpoint: for
+    /// those who tell of events.
+    #[must_use]
+    pub fn take_passed(&mut self) -> Vec<Held> {
+        std::mem::take(&mut self.overlay.passed)
+    }
+
     /// Forgets what was folded since the last checkpoint.
     pub fn drop_overlay(&mut self) {
         self.overlay = Overlay::over(&self.base);
@@ -300,6 +310,12 @@ impl State {
 
     pub(super) fn head_mut(&mut self) -> &mut Head {
         &mut self.overlay.head
+    }
+
+    /// A held event is stale.
+    pub(super) fn pass(&mut self, held: Held) {
+        self.overlay.head.totals.release(Verdict::Stale);
+        self.overlay.passed.push(held);
     }
 
     /// Moves past a record.

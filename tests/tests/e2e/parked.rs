@@ -134,6 +134,7 @@ fn what_is_missing_is_asked_for_found_or_parked_and_skipped_by_an_operator() {
     append(&site, "order-8", &[], &[4]);
     assert_eq!(applied(&url, "order-8", 4), ["1-webhook", "4-snapshot", "5-webhook", "6-webhook"]);
     parked(&instance, 1.0);
+    assert!(instance.program.log_text().contains("held event stale"), "the log tells of it");
     let metrics = instance.program.metrics();
     assert_eq!(metrics.sum("hookline_processor_snapshots_applied_total", &[]), Some(1.0));
 

@@ -12,15 +12,24 @@ struct Log {
     offset: i64,
     time_ms: i64,
     effects: Vec<Effect>,
+    /// The numbers that were held and became stale.
+    passed: Vec<u64>,
 }
 
 impl Log {
     fn new(config: FoldConfig) -> Self {
-        Self { state: new_state(config), offset: 0, time_ms: 1_000_000, effects: Vec::new() }
+        Self {
+            state: new_state(config),
+            offset: 0,
+            time_ms: 1_000_000,
+            effects: Vec::new(),
+            passed: Vec::new(),
+        }
     }
 
     fn take(&mut self, record: &Record) -> Option<Verdict> {
         let verdict = decide(&mut self.state, record, PIPELINE, &mut self.effects).unwrap();
+        self.passed.extend(self.state.take_passed().iter().map(|held| number_of(&held.frame)));
         let delta = self.state.delta();
         self.state.apply(delta);
         self.offset += 1;
@@ -79,8 +88,12 @@ impl Log {
     /// The numbers that were applied, in their order; without one: 0.
     fn applied(&self) -> Vec<u64> {
         let applied = self.effects.iter().filter(|effect| effect.action == Action::Apply);
-        applied.map(|e| e.frame.event().unwrap().sequence.map_or(0, |n| n.parse().unwrap())).collect()
+        applied.map(|effect| number_of(&effect.frame)).collect()
     }
+}
+
+fn number_of(frame: &Frame) -> u64 {
+    frame.event().unwrap().sequence.map_or(0, |number| number.parse().unwrap())
 }
 
 fn under(policy: GapPolicy) -> Log {
@@ -200,7 +213,7 @@ fn a_snapshot_closes_the_gap() {
         assert_eq!(log.snapshot(0), Verdict::Stale);
         assert_eq!(log.state.gaps_parked(), usize::from(parked));
         assert_eq!(log.snapshot(5), Verdict::Applied);
-        assert_eq!(log.applied(), [1, 5, 6, 7]);
+        assert_eq!((log.applied(), &*log.passed), (vec![1, 5, 6, 7], &[3, 4][..]));
         let totals = log.state.head().totals;
         assert_eq!((totals.applied, totals.stale, totals.held, totals.duplicate), (4, 3, 1, 1));
         assert_eq!((log.gap().1, log.state.gaps_parked()), (Some(8), 0));
