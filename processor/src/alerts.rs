@@ -30,8 +30,6 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::connections::{FENCE_KEY, Labels, Standing};
 use crate::kafka::{Appender, Reader, is_passing};
 
-/// The consumer group, and the clients' names.
-const GROUP: &str = "hookline.alerts";
 /// Alerts that may be under way at once: with more, further statuses wait in their topic.
 const UNDER_WAY_MAX: usize = 10_000;
 /// How long the thread waits for a status.
@@ -108,7 +106,9 @@ impl Alerts {
             thread.spawn(move || channel::run(&owned, &opened, retry_for, &jobs, &report))?;
             channels.insert(name.clone(), sender);
         }
-        let mut client = shared::kafka::consumer(&config.kafka, GROUP, GROUP);
+        // The group is named as the topic of what was told: two that tell of different statuses stay apart.
+        let group = &settings.topic;
+        let mut client = shared::kafka::consumer(&config.kafka, group, group);
         // A topic that is compacted loses nothing that counts.
         client.set("auto.offset.reset", "earliest");
         if let Some(host) = std::env::var("HOSTNAME").ok().filter(|host| !host.is_empty()) {
@@ -122,8 +122,8 @@ impl Alerts {
             settings: settings.clone(),
             statuses: statuses.to_owned(),
             consumer,
-            reader: Reader::of(&config.kafka, GROUP, GROUP)?,
-            appender: Appender::new(&config.kafka, GROUP)?,
+            reader: Reader::of(&config.kafka, group, group)?,
+            appender: Appender::new(&config.kafka, group)?,
             book: Book::new(settings),
             channels,
             done,

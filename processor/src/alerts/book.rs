@@ -200,8 +200,9 @@ impl Book {
             (Kind::Recovery, if self.recovery { in_trouble } else { BTreeSet::new() })
         } else if self.statuses.contains(&standing.status) {
             // It came back for a moment, of which nobody was told.
-            let goes_on =
-                told.is_some_and(|told| told.kind == Kind::Trouble && told.status == standing.status);
+            let goes_on = told.is_some_and(|told| {
+                told.kind == Kind::Trouble && told.status == standing.status && !told.in_trouble.is_empty()
+            });
             if goes_on && !is_same && self.recovery && self.after_ms > 0 {
                 return None;
             }

@@ -95,6 +95,14 @@ fn only_who_was_told_of_trouble_is_told_of_its_end() {
     assert_eq!(tell(&mut nobody, 0, Outcome::Failed).len(), 1);
     nobody.hear(standing(ACTIVE, "t2"), 1, (0, 2));
     assert_eq!(tell(&mut nobody, 1, Outcome::Sent), []);
+    // Nobody was told: so the next time counts, whatever `after` is.
+    let mut unheard = Book::new(&config("after = \"1s\""));
+    unheard.hear(standing(OFFLINE, "t1"), 0, (0, 1));
+    assert_eq!(tell(&mut unheard, 1_000, Outcome::Failed).len(), 1);
+    unheard.hear(standing(ACTIVE, "t2"), 2_000, (0, 2));
+    assert_eq!(tell(&mut unheard, 9_000, Outcome::Sent), []);
+    unheard.hear(standing(OFFLINE, "t3"), 10_000, (0, 3));
+    assert_eq!(tell(&mut unheard, 11_000, Outcome::Sent).len(), 1);
     let mut silent = Book::new(&config("recovery = false"));
     silent.hear(standing(OFFLINE, "t1"), 0, (0, 1));
     assert_eq!(tell(&mut silent, 0, Outcome::Sent).len(), 1);
