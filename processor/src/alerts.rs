@@ -22,7 +22,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use shared::admin::Health;
 use shared::config::{AlertsConfig, Config};
 
-use self::book::{Book, Told};
+use self::book::{Book, Outcome, Told};
 use self::channel::{Channel, Done, Job};
 use self::words::Words;
 use crate::broker::BrokerError;
@@ -100,6 +100,10 @@ impl Alerts {
         let mut channels = BTreeMap::new();
         for (name, channel) in &settings.channels {
             let opened = Channel::open(name, channel)?;
+            // The first increase of a counter that was not there before is none to Prometheus.
+            for outcome in Outcome::ALL {
+                metrics::counter!(crate::metrics::ALERTS, "channel" => name.clone(), "outcome" => outcome.name()).increment(0);
+            }
             let (sender, jobs) = mpsc::channel();
             let (report, owned, retry_for) = (report.clone(), name.clone(), settings.retry_for.0);
             let thread = std::thread::Builder::new().name(format!("channel-{name}"));
