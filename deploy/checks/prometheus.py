@@ -15,6 +15,7 @@ RULES = sorted((DIRECTORY / "rules").glob("*.yaml"))
 TESTS = sorted((DIRECTORY / "tests").glob("*.yaml"))
 SOURCES = {
     "ingest_": [ROOT / "ingest/src/metrics.rs", ROOT / "ingest/src/problem.rs"],
+    "hookline_alerts": [ROOT / "processor/src" / name for name in ("metrics.rs", "alerts/channel.rs", "alerts/book.rs")],
     "hookline_connection": [ROOT / "processor/src" / name for name in ("metrics.rs", "sink/connections/shown.rs")]
     + [ROOT / "shared/src/config/status.rs"],
     "hookline_processor_": [ROOT / "processor/src" / name for name in ("metrics.rs", "progress.rs", "lane.rs")],

@@ -22,7 +22,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use shared::admin::Health;
 use shared::config::{AlertsConfig, Config};
 
-use self::book::{Book, Told};
+use self::book::{Book, Outcome, Told};
 use self::channel::{Channel, Done, Job};
 use self::words::Words;
 use crate::broker::BrokerError;
@@ -30,8 +30,6 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::connections::{FENCE_KEY, Labels, Standing};
 use crate::kafka::{Appender, Reader, is_passing};
 
-/// The consumer group, and the clients' names.
-const GROUP: &str = "hookline.alerts";
 /// Alerts that may be under way at once: with more, further statuses wait in their topic.
 const UNDER_WAY_MAX: usize = 10_000;
 /// How long the thread waits for a status.
@@ -102,13 +100,19 @@ impl Alerts {
         let mut channels = BTreeMap::new();
         for (name, channel) in &settings.channels {
             let opened = Channel::open(name, channel)?;
+            // The first increase of a counter that was not there before is none to Prometheus.
+            for outcome in Outcome::ALL {
+                metrics::counter!(crate::metrics::ALERTS, "channel" => name.clone(), "outcome" => outcome.name()).increment(0);
+            }
             let (sender, jobs) = mpsc::channel();
             let (report, owned, retry_for) = (report.clone(), name.clone(), settings.retry_for.0);
             let thread = std::thread::Builder::new().name(format!("channel-{name}"));
             thread.spawn(move || channel::run(&owned, &opened, retry_for, &jobs, &report))?;
             channels.insert(name.clone(), sender);
         }
-        let mut client = shared::kafka::consumer(&config.kafka, GROUP, GROUP);
+        // The group is named as the topic of what was told: two that tell of different statuses stay apart.
+        let group = &settings.topic;
+        let mut client = shared::kafka::consumer(&config.kafka, group, group);
         // A topic that is compacted loses nothing that counts.
         client.set("auto.offset.reset", "earliest");
         if let Some(host) = std::env::var("HOSTNAME").ok().filter(|host| !host.is_empty()) {
@@ -122,8 +126,8 @@ impl Alerts {
             settings: settings.clone(),
             statuses: statuses.to_owned(),
             consumer,
-            reader: Reader::of(&config.kafka, GROUP, GROUP)?,
-            appender: Appender::new(&config.kafka, GROUP)?,
+            reader: Reader::of(&config.kafka, group, group)?,
+            appender: Appender::new(&config.kafka, group)?,
             book: Book::new(settings),
             channels,
             done,

@@ -28,5 +28,6 @@ pub mod proxy;
 pub mod receiver;
 pub mod setup;
 pub mod site;
+pub mod smtp;
 pub mod tls;
 pub mod wait;

@@ -55,6 +55,12 @@ impl Program {
         Self::new("processor", args.into(), admin)
     }
 
+    /// `processor alerts --config CONFIG`, not yet started. `admin` is what the configuration says.
+    #[must_use]
+    pub fn alerts(config: &Path, admin: SocketAddr) -> Self {
+        Self::new("processor", ["alerts".into(), "--config".into(), config.into()].into(), admin)
+    }
+
     fn new(name: &str, args: Vec<OsString>, admin: SocketAddr) -> Self {
         Self {
             name: name.to_owned(),

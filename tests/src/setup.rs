@@ -38,6 +38,12 @@ pub fn fakesnow() -> PathBuf {
     test_tools().join("fakesnow/bin/python")
 }
 
+/// The Python that has the SMTP server, which `tests/run e2e` installs.
+#[must_use]
+pub fn smtp() -> PathBuf {
+    test_tools().join("smtp/bin/python")
+}
+
 /// A program of a Debian package, which may stand where only root looks for it.
 ///
 /// # Panics

@@ -64,6 +64,8 @@ pub enum Sink {
     Http(String),
     /// An output topic.
     Kafka(String),
+    /// A topic of connections' statuses.
+    Connections(String),
 }
 
 /// One test's topics, addresses and files.
@@ -195,6 +197,7 @@ log_format = "{log_format}"
                 BILLING_SECRET.name
             ),
             Sink::Kafka(topic) => writeln!(text, "sink.kafka.topic = \"{topic}\""),
+            Sink::Connections(topic) => writeln!(text, "sink.connections.topic = \"{topic}\""),
         };
         text
     }

@@ -9,6 +9,7 @@ use shared::config::{AlertsConfig, ConnectionStatus};
 use shared::event::{joined, sha256_hex};
 
 use crate::connections::Standing;
+use crate::position::Position;
 
 /// Why people are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +34,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Sent, Self::Failed, Self::NoAddress];
+
     /// As metrics call it.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -59,6 +63,8 @@ pub struct Told {
     pub status: ConnectionStatus,
     /// Since when it stood.
     pub since: String,
+    /// The position of the event with which it began: what is older is not told any more.
+    pub position: Position,
     /// What became of it, by channel.
     pub channels: BTreeMap<String, Outcome>,
     /// Whether no channel is left to be told.
@@ -80,6 +86,8 @@ pub struct Alert {
     pub channels: BTreeSet<String>,
     /// Where the status's record stands.
     pub at: (i32, i64),
+    /// The position of the event with which the status began.
+    pub began: Position,
 }
 
 /// What is known of the connections.
@@ -105,6 +113,8 @@ struct Entry {
     /// When the status's first record was written, milliseconds since 1970.
     heard_ms: i64,
     at: (i32, i64),
+    /// The position of the status's first event.
+    began: Position,
 }
 
 #[derive(Debug)]
@@ -147,8 +157,10 @@ impl Book {
             {
                 entry.standing = standing;
             }
-            Some(entry) => (entry.standing, entry.heard_ms, entry.at) = (standing, heard_ms, at),
-            None => drop(self.connections.insert(key, Entry { standing, heard_ms, at })),
+            Some(_) | None => {
+                let began = standing.position;
+                self.connections.insert(key, Entry { standing, heard_ms, at, began });
+            }
         }
     }
 
@@ -195,13 +207,18 @@ impl Book {
         if is_same && told.is_some_and(|told| told.done) {
             return None;
         }
+        // Read again, since its offset was not committed.
+        if !is_same && told.is_some_and(|told| told.position > entry.began) {
+            return None;
+        }
         let in_trouble = told.map(|told| told.in_trouble.clone()).unwrap_or_default();
         let (kind, mut channels) = if standing.status == ConnectionStatus::Active {
             (Kind::Recovery, if self.recovery { in_trouble } else { BTreeSet::new() })
         } else if self.statuses.contains(&standing.status) {
             // It came back for a moment, of which nobody was told.
-            let goes_on =
-                told.is_some_and(|told| told.kind == Kind::Trouble && told.status == standing.status);
+            let goes_on = told.is_some_and(|told| {
+                told.kind == Kind::Trouble && told.status == standing.status && !told.in_trouble.is_empty()
+            });
             if goes_on && !is_same && self.recovery && self.after_ms > 0 {
                 return None;
             }
@@ -212,7 +229,14 @@ impl Book {
         let done = told.filter(|_| is_same).map(|told| &told.channels);
         channels
             .retain(|name| self.channels.contains(name) && done.is_none_or(|done| !done.contains_key(name)));
-        (!channels.is_empty()).then(|| Alert { id, kind, standing: standing.clone(), channels, at: entry.at })
+        (!channels.is_empty()).then(|| Alert {
+            id,
+            kind,
+            standing: standing.clone(),
+            channels,
+            at: entry.at,
+            began: entry.began,
+        })
     }
 
     fn begin(&mut self, key: String, alert: Alert) -> Alert {
@@ -225,6 +249,7 @@ impl Book {
             connection: alert.standing.connection.clone(),
             status: alert.standing.status,
             since: alert.standing.since.clone(),
+            position: alert.began,
             channels: same.map(|told| told.channels.clone()).unwrap_or_default(),
             done: false,
             in_trouble: before.map(|told| told.in_trouble.clone()).unwrap_or_default(),

@@ -90,3 +90,68 @@ fn fill(template: &str, values: &BTreeMap<&'static str, String>) -> String {
     }
     out
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test: a panic is its way to fail")]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::alerts::book::Kind;
+    use crate::connections::Standing;
+    use crate::position::Position;
+
+    fn of_acme(labels: &[(&str, &str)], reconnect: Option<&str>) -> (Alert, Words) {
+        let standing = Standing {
+            source: "makini".into(),
+            connection: "acme/1".into(),
+            status: ConnectionStatus::Offline,
+            since: "2026-01-01T00:00:00Z".into(),
+            previous: Some(ConnectionStatus::Active),
+            event_id: "e1".into(),
+            event_type: "connection.offline".into(),
+            reason: Some("<no & route>\r\nBcc: x".into()),
+            time: "2026-01-01T00:00:00Z".into(),
+            position: Position { offset: 0, ordinal: 0 },
+        };
+        let began = standing.position;
+        let alert = Alert {
+            id: "i".into(),
+            kind: Kind::Trouble,
+            standing,
+            channels: BTreeSet::new(),
+            at: (0, 0),
+            began,
+        };
+        let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let words = Words::of(&alert, labels, reconnect);
+        (alert, words)
+    }
+
+    #[test]
+    fn names_in_braces_stand_for_what_is_known() {
+        let (_, words) = of_acme(&[], Some("https://h/{source}/{connection}"));
+        assert_eq!(
+            words.fill("{name} {status} {previous} {since} {event} {reconnect} {\"json\": 1}"),
+            "acme/1 offline active 2026-01-01T00:00:00Z connection.offline e1 https://h/makini/acme%2F1 {\"json\": 1}"
+        );
+        // A value breaks no line, and its braces mean nothing.
+        assert_eq!(words.fill("{reason}"), "<no & route>  Bcc: x");
+        assert_eq!(words.fill_for_slack("<{reason}>"), "<&lt;no &amp; route&gt;  Bcc: x>");
+    }
+
+    #[test]
+    fn labels_name_a_connection_and_where_it_is_connected_anew() {
+        let labels = [("name", "Acme {status}"), ("reconnect_url", "https://acme")];
+        let (alert, words) = of_acme(&labels, Some("https://h/{source}"));
+        assert_eq!(words.fill("{name}: {reconnect}"), "Acme {status}: https://acme");
+        let json = words.json(&alert);
+        assert_eq!(
+            (&json["reconnect_url"], &json["data"]["status"]),
+            (&json!("https://acme"), &json!("offline"))
+        );
+        let (alert, without) = of_acme(&[], None);
+        assert_eq!(without.fill("{reconnect}"), "-");
+        assert_eq!(without.json(&alert)["reconnect_url"], Value::Null);
+    }
+}

@@ -25,7 +25,8 @@ const RETRY_FOR_MAX: Span = Span::secs(24 * 3600);
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AlertsConfig {
-    /// The topic with what was told, by which a restart repeats nothing. Created if it is missing.
+    /// The topic with what was told, by which a restart repeats nothing. Created if it is missing. The consumer group
+    /// has the same name.
     #[serde(default = "default_topic")]
     pub topic: String,
     /// How long a status must stand before it is told, so that one that passes soon is not; at most 1 h.

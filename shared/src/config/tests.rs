@@ -288,3 +288,42 @@ fn a_pipeline_of_statuses_takes_what_tells_them() {
     let text = error(&statuses("active = [\"a\"]", "sink.connections.topic = \"hookline.events\""));
     assert!(text.contains("is the event log itself"), "{text}");
 }
+
+#[test]
+fn alerts_are_checked_before_the_first_one() {
+    let file = format!("\"file:{}/src/config/tests.rs\"", env!("CARGO_MANIFEST_DIR"));
+    let slack = format!("[alerts.channels.a.slack]\nurl = {file}\n");
+    let email = "[alerts.channels.a.email]\nhost = \"h\"\nfrom = \"a@b.c\"\n";
+    for (alerts, expected) in [
+        (format!("[alerts]\nafter = \"61m\"\n{slack}"), "alerts.after: must be at most"),
+        (format!("[alerts]\nretry_for = \"25h\"\n{slack}"), "alerts.retry_for: must be"),
+        (format!("[alerts]\nstatuses = [\"active\"]\n{slack}"), "alerts.statuses: needs"),
+        ("[alerts]\nchannels = {}\n".to_owned(), "alerts.channels: needs at least one"),
+        (
+            format!("[alerts]\nreconnect_url = \"https://h/{{name}}\"\n{slack}"),
+            "has {name}, but may hold {source}",
+        ),
+        (format!("{slack}text = \"{{who}}\"\n"), "5: alerts.channels.a.slack.text: has {who}, but may hold"),
+        (
+            format!("{email}to = [\"x@y.z\"]\nsubject = \"{{x}}\"\n"),
+            "alerts.channels.a.email.subject: has {x}",
+        ),
+        (email.to_owned(), "alerts.channels.a.email.to: needs either"),
+        (format!("{email}to = [\"x@y.z\"]\nto_label = \"email\"\n"), "email.to: needs either"),
+        (format!("{email}to = [\"x@y.z\"]\nuser = \"u\"\n"), "go together"),
+        (
+            format!("{email}to = [\"x@y.z\"]\nuser = \"u\"\npassword = {file}\ntls = \"none\"\n"),
+            "in the clear",
+        ),
+        ("[alerts.channels.a.pager]\nurl = \"x\"\n".to_owned(), "unknown variant `pager`"),
+        ("[alerts.channels.a.slack]\nurl = \"https://hooks.slack.com/hunter2\"\n".to_owned(), "by reference"),
+    ] {
+        let text = error(&alerts);
+        assert!(text.contains(expected) && !text.contains("hunter2"), "{alerts}: {text}");
+    }
+    let absent = slack.replace(&file, "\"env:HOOKLINE_TEST_ABSENT\"");
+    assert!(error(&absent).contains("HOOKLINE_TEST_ABSENT is not set"));
+    let text = format!("{MINIMAL}{absent}");
+    let config = Config::parse(&text, Path::new("hookline.toml"), Secrets::Pipeline("none")).unwrap();
+    assert_eq!(config.alerts.unwrap().statuses.len(), 3);
+}

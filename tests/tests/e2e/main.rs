@@ -8,6 +8,7 @@ mod bad_body;
 mod bad_config;
 mod broken_log;
 mod common;
+mod connections;
 mod foreign_records;
 mod harness;
 mod ingest;

@@ -19,7 +19,8 @@ fn standing(status: ConnectionStatus, since: &str) -> Standing {
         event_type: "t".into(),
         reason: None,
         time: since.into(),
-        position: Position { offset: 0, ordinal: 0 },
+        // Each later time in these tests is a later event.
+        position: Position { offset: since.trim_start_matches('t').parse().unwrap(), ordinal: 0 },
     }
 }
 
@@ -95,6 +96,14 @@ fn only_who_was_told_of_trouble_is_told_of_its_end() {
     assert_eq!(tell(&mut nobody, 0, Outcome::Failed).len(), 1);
     nobody.hear(standing(ACTIVE, "t2"), 1, (0, 2));
     assert_eq!(tell(&mut nobody, 1, Outcome::Sent), []);
+    // Nobody was told: so the next time counts, whatever `after` is.
+    let mut unheard = Book::new(&config("after = \"1s\""));
+    unheard.hear(standing(OFFLINE, "t1"), 0, (0, 1));
+    assert_eq!(tell(&mut unheard, 1_000, Outcome::Failed).len(), 1);
+    unheard.hear(standing(ACTIVE, "t2"), 2_000, (0, 2));
+    assert_eq!(tell(&mut unheard, 9_000, Outcome::Sent), []);
+    unheard.hear(standing(OFFLINE, "t3"), 10_000, (0, 3));
+    assert_eq!(tell(&mut unheard, 11_000, Outcome::Sent).len(), 1);
     let mut silent = Book::new(&config("recovery = false"));
     silent.hear(standing(OFFLINE, "t1"), 0, (0, 1));
     assert_eq!(tell(&mut silent, 0, Outcome::Sent).len(), 1);
@@ -121,6 +130,28 @@ fn after_a_restart_only_what_is_left_is_told() {
     third.hear(standing(OFFLINE, "t1"), 0, (0, 1));
     third.remember(0, BTreeMap::from([(KEY.to_owned(), told)]));
     assert_eq!(third.due(0, 10), []);
+}
+
+#[test]
+fn what_is_read_again_is_not_told_again() {
+    let mut book = Book::new(&config(""));
+    let mut told = Vec::new();
+    for (status, since) in [(ACTIVE, "t1"), (OFFLINE, "t2")] {
+        book.hear(standing(status, since), 0, (0, 1));
+        for alert in book.due(0, 10) {
+            told.extend(
+                alert.channels.iter().filter_map(|channel| book.finished(KEY, channel, Outcome::Sent)),
+            );
+        }
+    }
+    let mut again = Book::new(&config(""));
+    again.remember(0, BTreeMap::from([(KEY.to_owned(), told.pop().unwrap().1)]));
+    for (status, since) in [(OFFLINE, "t0"), (ACTIVE, "t1"), (OFFLINE, "t2")] {
+        again.hear(standing(status, since), 0, (0, 1));
+        assert_eq!(again.due(0, 10), [], "{since}");
+    }
+    again.hear(standing(ACTIVE, "t3"), 0, (0, 1));
+    assert_eq!(tell(&mut again, 0, Outcome::Sent), [(Kind::Recovery, ACTIVE, both())]);
 }
 
 #[test]
