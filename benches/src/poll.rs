@@ -139,10 +139,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
         records: options.records,
         page: options.page,
         body_bytes: options.body,
-        ratio: Spread::of(ratio.into_iter()),
-        records_per_s: Spread::of(polled.into_iter()),
-        bare_per_s: Spread::of(bare.into_iter()),
-        cpu_us_per_record: Spread::of(cpu.into_iter()),
+        ratio: Spread::of(ratio),
+        records_per_s: Spread::of(polled),
+        bare_per_s: Spread::of(bare),
+        cpu_us_per_record: Spread::of(cpu),
         peak_memory_mb: usage::mb(peak),
     })
 }

@@ -416,7 +416,9 @@ fn connections(command: ConnectionsCmd) -> anyhow::Result<ExitCode> {
         (Output::Json, one) if is_one => println!("{}", serde_json::to_string(&one)?),
         (Output::Json, _) => println!("{}", serde_json::to_string(&found)?),
         (Output::Table, Some(one)) if is_one => print!("{}", list::detail(one)),
-        (Output::Table, None) if is_one => println!("no event has told yet how this connection stands"),
+        (Output::Table, None) if is_one => println!(
+            "nothing is known of this connection: no event told its status, and no list of it was polled"
+        ),
         (Output::Table, _) => print!("{}", list::table(&found)),
     }
     Ok(if is_one && found.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })

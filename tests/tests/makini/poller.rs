@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
+use hookline_tests::kafka::Kafka;
+use hookline_tests::kafka_read::{Isolation, read_all};
 use hookline_tests::process::Program;
 use hookline_tests::wait;
 use sandbox::provider::{
-    self, Change, ChangeKind, ConfigOptions, Options, Resource, Running, Scenario, Status, config_toml,
+    self, Change, ChangeKind, ConfigOptions, Fault, FaultKind, Options, Resource, Running, Scenario, Status,
+    config_toml,
 };
 
 use crate::stand::Stand;
@@ -147,6 +150,61 @@ fn a_webhook_of_a_finished_synchronisation_is_why_its_list_is_read_at_once() {
     provider.set_receiver(&format!("http://{}", stand.webhooks));
     provider.sync("acme", Resource::PurchaseOrders).unwrap();
     wait_for(&stand, "acme", 4);
+}
+
+#[test]
+fn a_deletion_that_no_webhook_told_is_found_by_a_list_that_is_read_whole() {
+    let (stand, provider) = provided("poll-sweep", &["acme"], 700, Duration::from_secs(1));
+    let file = stand.dir.path().join("hookline.toml");
+    let path = "path = \"/api/v1/purchase-orders\"\n";
+    let sweep = "sweep = { interval = \"1s\", type = \"purchase_order.deleted\", body = '{\"type\":{type},\
+                 \"connection_id\":{connection},\"data\":{\"id\":{entity},\"updated_at\":{time}}}' }\n";
+    let text = fs::read_to_string(&file).unwrap().replacen(path, &format!("{path}{sweep}"), 1);
+    fs::write(&file, text).unwrap();
+    let mut poller = stand.poller().started();
+    wait_for(&stand, "acme", 700);
+    // What there was, outlives the program.
+    let kept = || {
+        let topic = format!("{}.poll-entities", stand.topic());
+        !read_all(&Kafka::shared().bootstrap(), &topic, Isolation::ReadCommitted).is_empty()
+    };
+    wait::until("the entities to be kept", PATIENCE, || kept().then_some(()));
+    poller.kill();
+    let delete = |id: Option<String>| Change {
+        connection: "acme".to_owned(),
+        resource: Resource::PurchaseOrders,
+        kind: ChangeKind::Delete,
+        id,
+        lost: true,
+    };
+    let mut deleted = BTreeSet::from([provider.change(&delete(None)).unwrap()]);
+    let mut poller = stand.poller().started();
+    let told = || -> BTreeMap<String, usize> {
+        let mut told = BTreeMap::new();
+        for event in stand.events() {
+            if event.header("ce_type").as_deref() == Some("purchase_order.deleted") {
+                let entity = event.header("ce_subject").unwrap();
+                *told.entry(entity.strip_prefix("purchase-order-").unwrap().to_owned()).or_default() += 1;
+            }
+        }
+        told
+    };
+    let ids = || told().into_keys().collect::<BTreeSet<_>>();
+    wait::until("the deletion in the log", PATIENCE, || (ids() == deleted).then_some(()));
+    // An API that fails says nothing of what there is not.
+    let fails = Fault {
+        at: Duration::ZERO,
+        kind: FaultKind::ServerError,
+        requests: 5,
+        connection: None,
+        resource: Some(Resource::PurchaseOrders),
+        wait: Duration::ZERO,
+    };
+    provider.fault(&fails).unwrap();
+    deleted.insert(provider.change(&delete(None)).unwrap());
+    wait::until("the second deletion in the log", PATIENCE, || (ids() == deleted).then_some(()));
+    assert!(told().values().all(|count| *count == 1), "{:?}", told());
+    assert!(poller.terminate().success());
 }
 
 #[test]
