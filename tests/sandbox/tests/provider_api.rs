@@ -255,6 +255,10 @@ fn a_fault_of_pages_leaves_single_records_alone_and_the_other_way_round() {
         assert_eq!(paths.map(|path| ask(&running, "acme", path).status), statuses, "{on}");
         assert_eq!(paths.map(|path| ask(&running, "acme", path).status), [200, 200], "{on}, only once");
     }
+    let fault = json!({ "kind": "server_error", "requests": 1, "on": "one" });
+    assert_eq!(post(&format!("{}/control/fault", running.url()), &fault).status, 200);
+    let nowhere = "/api/v1/purchase-orders/po_000009";
+    assert_eq!([nowhere; 2].map(|path| ask(&running, "acme", path).status), [500, 404]);
 }
 
 #[test]
