@@ -47,7 +47,7 @@ pub use outbox::{Delivery, WebhookCounts};
 pub use play::Garbage;
 pub use requests::RequestCounts;
 pub use resource::Resource;
-pub use scenario::{Fault, FaultKind, Scenario, ScenarioError};
+pub use scenario::{Endpoint, Fault, FaultKind, Scenario, ScenarioError};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{CheckError, check_sqlite};
 pub use tables::{Database, compare_lines, lines_sql, rows_sql, tables_sql, tables_toml};
