@@ -30,6 +30,16 @@ mod mongodb;
 mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg_attr(
+    not(any(
+        feature = "mongodb",
+        feature = "mysql",
+        feature = "postgres",
+        feature = "snowflake",
+        feature = "sqlite"
+    )),
+    allow(dead_code, reason = "a database needs what another sink does not")
+)]
 mod rows;
 #[cfg(feature = "snowflake")]
 mod snowflake;
