@@ -57,8 +57,9 @@ pub(super) struct Line {
     known: HashSet<[u8; 16]>,
     /// The provider asked to wait until then.
     not_before: Instant,
-    /// The entities of a list that is read whole, so far; none where it is not, or was begun before this program.
-    swept: Option<BTreeSet<String>>,
+    /// The entities of a list that is read whole, so far, and since when it is; none where it is not, or was begun
+    /// before this program.
+    swept: Option<(BTreeSet<String>, Instant)>,
     /// The list was asked for while it was read: what is new may stand on a page that was passed.
     asked_again: bool,
 }
@@ -200,7 +201,7 @@ impl Line {
         let mut list = self.progress.list.clone().filter(|list| !list.sweep || self.swept.is_some());
         if list.is_none() {
             let is_due = sweep::is_due(self.config.sweep.as_ref(), &self.progress);
-            self.swept = is_due.then(BTreeSet::new);
+            self.swept = is_due.then(|| (BTreeSet::new(), Instant::now()));
         }
         let mut passed = HashSet::new();
         let (mut step, mut listed, mut found_new) = (None, HashSet::new(), false);
@@ -328,9 +329,12 @@ impl Line {
     /// Appends what a list that was read whole had before and has no more, after asking for each by itself. Whether
     /// there was any; none where the list was not read whole.
     async fn conclude(&mut self, begun: &str) -> Result<Option<bool>, Stop> {
-        let Some((mut swept, config)) = self.swept.take().zip(self.config.sweep.clone()) else {
+        let Some(((mut swept, since), config)) = self.swept.take().zip(self.config.sweep.clone()) else {
             return Ok(None);
         };
+        // Now, by the provider's clock, which told whole seconds: later than any change of what is gone.
+        let begun: Timestamp = begun.parse().unwrap_or_else(|_| Timestamp::now());
+        let now = begun + since.elapsed() + Duration::from_secs(1);
         let key = self.progress.key();
         let before = sweep::before(&self.link, &key).await.map_err(Stop::Kept)?;
         let mut deletions = Vec::new();
@@ -340,7 +344,7 @@ impl Line {
             }
             match self.get_one(&id).await {
                 Err(Stop::Provider(Failure::Refused(404 | 410))) => {
-                    deletions.push(sweep::deletion(&self.link, &self.name, &config, &id, begun));
+                    deletions.push(sweep::deletion(&self.link, &self.name, &config, &id, now));
                 }
                 // It came back, or the list left it out.
                 Ok(_) => drop(swept.insert(id)),
@@ -380,7 +384,7 @@ impl Line {
 
     /// Notes what a list that is read whole has.
     fn note_swept(&mut self, event: &Event) -> Result<(), Stop> {
-        let Some(swept) = &mut self.swept else { return Ok(()) };
+        let Some((swept, _)) = &mut self.swept else { return Ok(()) };
         let prefix = self.link.source.plan.entity_prefix(&event.kind);
         let id = event.entity.as_ref().and_then(|entity| entity.strip_prefix(prefix));
         let id = id

@@ -74,14 +74,14 @@ pub(super) fn deletion(
     resource: &str,
     config: &SweepConfig,
     entity: &str,
-    begun: &str,
+    now: Timestamp,
 ) -> (Event, Bytes) {
     let body = fill(config.body.get_ref(), |name| {
         Some(match name {
             "type" => quoted(&config.kind),
             "connection" => quoted(&link.connection),
             "entity" => quoted(entity),
-            _ => quoted(begun),
+            _ => quoted(&format!("{now:.3}")),
         })
     });
     (link.event(Some(resource), &body, Timestamp::now().as_millisecond()), body)

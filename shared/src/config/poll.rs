@@ -132,7 +132,7 @@ pub struct SweepConfig {
     /// The type of the event that a deletion becomes.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Its body: JSON with `{type}`, `{connection}`, `{entity}` (without prefix) and `{time}`, when the list was begun.
+    /// Its body: JSON with `{type}`, `{connection}`, `{entity}` (without prefix) and `{time}`, when it was found.
     pub body: Spanned<String>,
 }
 

@@ -198,6 +198,7 @@ fn a_deletion_that_no_webhook_told_is_found_by_a_list_that_is_read_whole() {
         requests: 5,
         connection: None,
         resource: Some(Resource::PurchaseOrders),
+        on: None,
         wait: Duration::ZERO,
     };
     provider.fault(&fails).unwrap();
