@@ -58,7 +58,7 @@ pub struct Row {
     pub resource: Option<Resource>,
     /// Its id in the list, without the entity's prefix.
     pub id: String,
-    /// Its revision.
+    /// Its revision; 0 where a deletion does not tell it.
     pub revision: u64,
     /// When that came to be: RFC 3339, or as PostgreSQL writes it; compared as an instant.
     pub updated_at: String,
@@ -94,12 +94,19 @@ impl Row {
         if record.get("id")?.as_str()? != id {
             return None;
         }
+        let revision = record.get("revision").and_then(Value::as_u64);
+        let updated_at = record.get("updated_at").and_then(Value::as_str);
+        // A deletion that Hookline found by itself has no more than the id.
+        let (revision, updated_at) = match deleted {
+            true => (revision.unwrap_or(0), updated_at.unwrap_or_default()),
+            false => (revision?, updated_at?),
+        };
         Some(Self {
             connection: connection.to_owned(),
             resource: Some(resource),
             id: id.to_owned(),
-            revision: record.get("revision")?.as_u64()?,
-            updated_at: record.get("updated_at")?.as_str()?.to_owned(),
+            revision,
+            updated_at: updated_at.to_owned(),
             deleted,
             record: (!deleted).then(|| record.clone()),
             fields: BTreeMap::new(),
@@ -168,7 +175,13 @@ pub(super) fn difference(kind: Kind, about: String) -> Difference {
 
 /// What is wrong with an entity's row, without any value of a field.
 fn wrong_state(entity: &Entity, row: &Row) -> Option<String> {
-    if entity.deletion_lost && !row.deleted {
+    if row.deleted && entity.record.is_some() {
+        return Some("is deleted, and should be there".to_owned());
+    }
+    if row.deleted && (entity.deletion_lost || row.revision == 0) {
+        return None;
+    }
+    if entity.deletion_lost {
         return (row.revision >= entity.revision).then(|| {
             format!("has revision {}, which came after its deletion, {}", row.revision, entity.revision)
         });
@@ -182,7 +195,6 @@ fn wrong_state(entity: &Entity, row: &Row) -> Option<String> {
     }
     match &entity.record {
         None if !row.deleted => Some("is there, and should be deleted".to_owned()),
-        Some(_) if row.deleted => Some("is deleted, and should be there".to_owned()),
         Some(record) if row.record.as_ref().is_some_and(|found| found != record) => {
             Some(format!("has another record at revision {}", row.revision))
         }

@@ -155,6 +155,25 @@ fn what_a_lost_deletion_left_may_stay_but_nothing_later() {
 }
 
 #[test]
+fn a_deletion_may_be_found_without_a_webhook_but_only_of_what_is_deleted() {
+    let found_by_list = |id: &str| {
+        let body = format!(r#"{{"type":"purchase_order.deleted","data":{{"id":"{id}"}}}}"#);
+        found(|rows| {
+            let row = Row::of_entity("globex", &format!("purchase-order-{id}"), body.as_bytes());
+            rows.retain(|row| {
+                row.connection != "globex" || row.id != id || row.resource != Some(Resource::PurchaseOrders)
+            });
+            rows.push(row.unwrap().unwrap());
+        })
+    };
+    assert_eq!(found_by_list("po_000003"), []);
+    let about = "globex/purchase-order-po_000002 is deleted, and should be there";
+    assert_eq!(found_by_list("po_000002"), only(Kind::WrongState, about));
+    let live = br#"{"type":"purchase_order.updated","data":{"id":"po_1"}}"#;
+    assert!(Row::of_entity("acme", "purchase-order-po_1", live).unwrap().is_err(), "a live one tells all");
+}
+
+#[test]
 fn a_row_is_read_from_the_table_of_entities() {
     let body = br#"{"type":"asset.updated","connection_id":"acme","data":{"id":"PUMP/1","revision":4,"updated_at":"2026-01-05T08:00:00.000Z","running_hours":12.50}}"#;
     let row = Row::of_entity("acme", "asset-PUMP/1", body).unwrap().unwrap();
