@@ -53,12 +53,14 @@ pub fn act(w: &mut Inner, pipeline: usize) {
     append(w, pipeline, &gap, late_ms);
 }
 
-/// Skips every parked gap, where the schedule has an operator for that.
+/// Skips every parked gap, where the schedule has an operator for that: each once, since the log keeps it.
 pub fn close_parked(w: &mut Inner) {
     for pipeline in 0..w.groups.len() {
         if w.plan.operator && may_park(w, pipeline) {
             for gap in gaps(w, pipeline).iter().filter(|gap| gap.parked) {
-                append(w, pipeline, gap, 0);
+                if w.skipped.insert((pipeline, gap.partition, gap.opened_at)) {
+                    append(w, pipeline, gap, 0);
+                }
             }
         }
     }

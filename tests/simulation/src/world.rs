@@ -89,6 +89,8 @@ pub struct Inner {
     pub senders: Senders,
     /// Appends to the log that are still on their way: when they arrive, where, what.
     pub delayed_appends: Vec<(i64, Tp, Body)>,
+    /// Parked gaps that the operator went on without: pipeline, partition, the offset of the record that opened it.
+    pub skipped: BTreeSet<(usize, i32, i64)>,
     /// Instances that start have the second version of the fold.
     pub upgraded: bool,
     /// What the poller was asked for, or was to be: pipeline, source, connection, entity.
@@ -230,6 +232,7 @@ impl World {
             senders,
             delayed_appends: Vec::new(),
             asked: BTreeSet::new(),
+            skipped: BTreeSet::new(),
             violations: Vec::new(),
             trace: trace.then(Vec::new),
             alarms_expected: false,
