@@ -16,7 +16,7 @@ pub struct Listed {
     /// As its record says.
     #[serde(flatten)]
     pub standing: Standing,
-    /// What people call it by.
+    /// What people call it by. What pollers know of it would stand here, too.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -92,7 +92,7 @@ pub fn list(config: &Config, topic: &str, filter: &Filter) -> Result<Vec<Listed>
             let key = (standing.source.clone(), standing.connection.clone());
             // Events of one connection may be in several partitions, where its status events name several entities.
             match found.get(&key) {
-                Some(other) if other.time >= standing.time => {}
+                Some(other) if instant(other) >= instant(&standing) => {}
                 Some(_) | None => drop(found.insert(key, standing)),
             }
         }
@@ -102,6 +102,11 @@ pub fn list(config: &Config, topic: &str, filter: &Filter) -> Result<Vec<Listed>
     Ok(listed
         .map(|standing| Listed { labels: labels.of(&standing.source, &standing.connection), standing })
         .collect())
+}
+
+/// When the last event was, if its time is one.
+fn instant(standing: &Standing) -> Option<jiff::Timestamp> {
+    standing.time.parse().ok()
 }
 
 /// A table for people.
