@@ -15,6 +15,7 @@ mod broker;
 mod ingest;
 mod machine;
 mod outcome;
+mod poll;
 mod processor;
 mod sinks;
 mod soak;
@@ -53,6 +54,8 @@ enum Bench {
     Restart(processor::restart::Options),
     /// Events per second that sinks take, against their databases' own bulk ways.
     Sinks(sinks::Options),
+    /// Records per second of `ingest poll`, against the same requests without the append.
+    Poll(poll::Options),
     /// Both for hours at a steady rate, with restarts: what grows?
     Soak(soak::Options),
 }
@@ -67,6 +70,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Latency(options) => serde_json::to_value(processor::latency::run(options)?)?,
         Bench::Restart(options) => serde_json::to_value(processor::restart::run(options)?)?,
         Bench::Sinks(options) => serde_json::to_value(sinks::run(options)?)?,
+        Bench::Poll(options) => serde_json::to_value(poll::run(options)?)?,
         Bench::Soak(options) => serde_json::to_value(soak::run(options)?)?,
     };
     if let Value::Object(fields) = &mut figures {

@@ -191,7 +191,14 @@ pub fn polled(plan: &Plan, polled: &Polled<'_>) -> Event {
     let mut reader = Reader::new(request, body, None, json::read(body, plan.pointers()));
     let kind = reader.kind(plan.kind());
     let rule = plan.rule(kind.as_deref());
-    let (entity, sequence) = entity_and_sequence(&mut reader, &rule);
+    // A snapshot may lack the number: then it closes no gap.
+    let (entity, sequence) = if resource.is_some() && rule.order == "sequence" {
+        let sequence = reader.attempt(rule.sequence);
+        let (entity, _) = entity_and_sequence(&mut reader, &RuleInForce { sequence: None, ..rule });
+        (entity, sequence.map(Cow::into_owned))
+    } else {
+        entity_and_sequence(&mut reader, &rule)
+    };
     let version = sequence.clone().unwrap_or_else(|| fallback_id(body));
     let id =
         format!("poll:{}:{}:{version}", resource.unwrap_or_default(), entity.as_deref().unwrap_or_default());

@@ -46,7 +46,11 @@ pub(crate) fn describe() {
 pub(crate) fn describe_polling() {
     describe_counter!(POLL_REQUESTS, "Requests to providers by source, resource and outcome");
     describe_counter!(POLL_RECORDS, "Records that lists had: appended, or unchanged since the last list");
-    describe_gauge!(POLL_LAST_SUCCESS, Unit::Seconds, "When a connection's list was last read to its end");
+    describe_gauge!(
+        POLL_LAST_SUCCESS,
+        Unit::Seconds,
+        "When a connection's list was last read to its end; NaN once it is not polled here any more"
+    );
 }
 
 /// What became of a request.
@@ -168,5 +172,12 @@ impl PollMetrics {
     /// A list was read to its end just now.
     pub(crate) fn succeeded(&self) {
         self.last_success.set(jiff::Timestamp::now().as_duration().as_secs_f64());
+    }
+}
+
+impl Drop for PollMetrics {
+    fn drop(&mut self) {
+        // Another instance polls the list, or it is gone: an old time would look like trouble.
+        self.last_success.set(f64::NAN);
     }
 }

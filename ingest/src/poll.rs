@@ -13,6 +13,7 @@ mod link;
 mod pace;
 mod page;
 mod share;
+mod sweep;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -23,7 +24,7 @@ use std::time::Duration;
 use metrics_exporter_prometheus::PrometheusHandle;
 use shared::admin::Health;
 use shared::config::{Config, ConnectionConfig, Secret, Secrets};
-use shared::poll::{PollRequest, Progress, partition_of, progress_topic};
+use shared::poll::{PollRequest, Progress, partition_of};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -156,7 +157,7 @@ fn sources(config: &Config, log: &Arc<Log>) -> Result<(Sources, Vec<Watched>), S
             plan: Plan::new(name, source)?,
             api: Api::new(name, poll)?,
             log: Arc::clone(log),
-            progress_topic: progress_topic(&config.log.topic),
+            shared: Shared::new(config),
             permits: Semaphore::new(poll.concurrency as usize),
             body_bytes_max: config.ingest.body_limit.0,
             instance: instance.clone().unwrap_or_else(|| std::process::id().to_string()),

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use shared::poll::PollRequest;
+
 use crate::control::Control;
 use crate::fold::{Effect, Record};
 use crate::position::Position;
@@ -77,6 +79,12 @@ pub trait Log: Send {
     /// # Errors
     /// It is not known to be in the log.
     fn append(&mut self, partition: i32, key: &[u8], control: &Control) -> Result<i64, BrokerError>;
+
+    /// Asks the poller for an entity, outside of any transaction. Best effort: nothing waits for an acknowledgement.
+    ///
+    /// # Errors
+    /// The wish is not sent.
+    fn ask(&mut self, request: &PollRequest) -> Result<(), BrokerError>;
 }
 
 /// A committed offset of the pipeline's group.

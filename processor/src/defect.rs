@@ -76,6 +76,24 @@ pub enum Defect {
     GapEarly,
     /// P10: another pipeline's `gap-expired` is obeyed.
     OtherPipelineObeyed,
+    /// P10: `gap-skip` is obeyed for whatever gap stands.
+    SkipUnmatched,
+    /// P10: a gap whose policy is to park is skipped.
+    ParkedSkipped,
+    /// P10: a parked gap expires after another wait.
+    ParkedExpires,
+    /// P10: nobody asks for what is missing.
+    NotAskedFor,
+    /// P14: held events that a snapshot is newer than are applied after it.
+    OlderThanSnapshotReleased,
+    /// P14: a snapshot without a number closes the gap.
+    UnnumberedCloses,
+    /// P14: a webhook with the number of an applied snapshot is a conflict.
+    SnapshotConflicts,
+    /// P14: a snapshot closes the gap, though its number is behind the one that is missing.
+    SnapshotBehindCloses,
+    /// P14: a snapshot is decided as one where the configuration in force is for a fold that knew none.
+    SnapshotBeforeItsVersion,
 }
 
 #[cfg(feature = "defects")]

@@ -8,6 +8,7 @@ mod config;
 mod decide;
 mod entity;
 mod ids;
+mod sequence;
 mod state;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -17,7 +18,7 @@ pub(crate) use decide::check_version;
 pub use decide::{FoldError, decide};
 pub use entity::{Entity, Gap, Held, Version};
 pub use ids::{BucketKey, EventId, IdBlock};
-pub use state::{Delta, EntityKey, Head, InForce, State, Totals};
+pub use state::{Delta, EntityKey, Head, InForce, OpenGap, State, Totals};
 
 use crate::frame::Frame;
 use crate::position::Position;
@@ -38,9 +39,9 @@ pub struct Record {
 pub enum Verdict {
     /// Its effect is applied to the sink.
     Applied,
-    /// Its id was seen within the window.
+    /// Its id was seen within the window; or one of a webhook and a snapshot tells what the other did.
     Duplicate,
-    /// A newer event of its entity was already applied.
+    /// A newer event or snapshot of its entity was already applied.
     Stale,
     /// It waits for an event that comes before it.
     Held,

@@ -5,7 +5,7 @@
 //! length `u16`, name, value length `u32` (`u32::MAX`: none), value; then `0` for no body or `1` and the body.
 
 use bytes::Bytes;
-use shared::event::{EventView, NotAnEvent};
+use shared::event::{EventView, NotAnEvent, header};
 
 use crate::position::Digest;
 
@@ -93,6 +93,12 @@ impl Frame {
     /// It is none.
     pub fn event(&self) -> Result<EventView<'_>, NotAnEvent> {
         EventView::parse(self.headers().map(|(name, value)| (name, value.unwrap_or_default())))
+    }
+
+    /// Whether the record is what polling found, and no webhook.
+    #[must_use]
+    pub fn is_snapshot(&self) -> bool {
+        self.headers().any(|(name, _)| name == header::SNAPSHOT.as_bytes())
     }
 
     /// The id of the event's trace, for a log line; none where this is no event, or without a trace.

@@ -12,7 +12,10 @@ use crate::position::{Digest, Epoch, Fence, Position};
 
 const MAGIC: &[u8; 3] = b"HKJ";
 /// The version of the format. A program reads the versions up to its own.
-const FORMAT: u8 = 1;
+///
+/// 2 is 1 with what the second version of the fold may have in its configuration: it is written where that is in force,
+/// so that earlier programs say that they are too old, and not that the record is damaged.
+const FORMAT: u8 = 2;
 
 /// One record of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +54,14 @@ pub enum Entry {
 }
 
 impl Entry {
+    /// The format that the record needs.
+    fn format(&self) -> u8 {
+        match self {
+            Self::Checkpoint { delta, .. } if delta.knows_snapshots() => FORMAT,
+            Self::Checkpoint { .. } | Self::Claim | Self::Refusal { .. } => 1,
+        }
+    }
+
     /// The sink's fence in a checkpoint.
     fn fence(&self) -> Option<Fence> {
         match self {
@@ -112,7 +123,7 @@ impl JournalRecord {
     pub fn encode(&self) -> Result<Vec<u8>, JournalError> {
         let mut out = Vec::with_capacity(1024);
         out.extend(MAGIC);
-        out.push(FORMAT);
+        out.push(self.entry.format());
         postcard::to_extend(self, out).map_err(JournalError::Encode)
     }
 
@@ -124,7 +135,7 @@ impl JournalRecord {
         let Some((format, rest)) = value.strip_prefix(MAGIC).and_then(<[u8]>::split_first) else {
             return Ok(None);
         };
-        if *format != FORMAT {
+        if !(1..=FORMAT).contains(format) {
             return Err(JournalError::Format { offset, found: *format });
         }
         postcard::from_bytes(rest).map(Some).map_err(|error| JournalError::Damaged { offset, error })

@@ -23,7 +23,7 @@ use crate::broker::{BrokerError, Journal, Log};
 use crate::clock::Clock;
 use crate::defect::{Defect, planted};
 use crate::failpoint::{self, Point};
-use crate::fold::{Effect, FoldConfig, FoldError, Record, State, Verdict, decide};
+use crate::fold::{Effect, FoldConfig, FoldError, Held, Record, State, Verdict, decide};
 use crate::journal::{JournalError, Mark};
 use crate::position::{Epoch, Fence, Position};
 use crate::sink::{Sink, SinkError};
@@ -187,6 +187,10 @@ struct Running {
     hole: Option<(i64, i64)>,
     /// When a gap's expiry was last appended, by the offset that opened it.
     gaps_appended: BTreeMap<i64, Duration>,
+    /// When the poller was last asked for what is missing, by the offset that opened the gap.
+    gaps_asked: BTreeMap<i64, Duration>,
+    /// Snapshots that were applied since the last checkpoint; not those that were before the journal was lost.
+    snapshots_applied: u64,
 }
 
 /// One lane. See the module.
@@ -371,7 +375,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             self.checkpoint()?;
         }
         self.tick_stores();
-        self.expire_gaps()
+        self.watch_gaps()
     }
 
     /// Folds what comes, up to a batch.
@@ -439,13 +443,20 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let verdict = decide(state, record, &self.config.pipeline, &mut running.effects)
             .map_err(|e| Trouble::Stuck(partition, e.into()))?;
         let effects = running.effects.get(before..).unwrap_or_default();
-        say_decided(partition, record, verdict, effects);
+        let passed = state.take_passed();
+        say_decided(partition, record, verdict, effects, &passed);
         if shared::spans::is_on() {
-            self.traces.decided(partition, record, verdict, effects, self.clock.wall_ms());
+            self.traces.decided(partition, record, verdict, effects, &passed, self.clock.wall_ms());
         }
         self.batch_records += 1;
         if self.batch_since.is_none() {
             self.batch_since = Some(self.clock.now());
+        }
+        if verdict == Some(Verdict::Applied)
+            && record.offset >= running.silent_below
+            && record.frame.is_snapshot()
+        {
+            running.snapshots_applied += 1;
         }
         running.effect_bytes += effects.iter().map(|e| e.frame.len()).sum::<usize>();
         Ok(running.effect_bytes >= self.config.batch.bytes_max || state.delta_bytes() >= DELTA_BYTES_MAX)
@@ -539,8 +550,14 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     }
 }
 
-/// Tells the log, where that is wanted, what became of an event, and of those that it released.
-fn say_decided(partition: i32, record: &Record, verdict: Option<Verdict>, effects: &[Effect]) {
+/// Tells the log, where that is wanted, what became of an event, and of those that it released or made stale.
+fn say_decided(
+    partition: i32,
+    record: &Record,
+    verdict: Option<Verdict>,
+    effects: &[Effect],
+    passed: &[Held],
+) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
     }
@@ -551,5 +568,9 @@ fn say_decided(partition: i32, record: &Record, verdict: Option<Verdict>, effect
     for effect in effects.iter().filter(|effect| effect.event_offset != record.offset) {
         let (trace_id, offset) = (effect.frame.trace_id(), effect.event_offset);
         tracing::debug!(trace_id, partition, offset, position = %effect.position, "event released");
+    }
+    for held in passed {
+        let (trace_id, offset) = (held.frame.trace_id(), held.offset);
+        tracing::debug!(trace_id, partition, offset, snapshot = record.offset, "held event stale");
     }
 }

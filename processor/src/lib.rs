@@ -13,6 +13,7 @@ pub mod defect;
 pub mod failpoint;
 pub mod fold;
 pub mod frame;
+pub mod gaps;
 pub mod inspect;
 pub mod journal;
 pub mod kafka;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use processor::connections::list::{self, Filter};
+use processor::gaps::{Skip, Skipped, table};
 use processor::rebuild::Deleted;
 use processor::verify::Verifier;
 use shared::config::{Config, ConnectionStatus, PipelineConfig, Secrets};
@@ -72,6 +73,11 @@ enum Cmd {
         /// Checks and says what would be deleted, and deletes nothing.
         #[arg(long)]
         dry_run: bool,
+    },
+    /// Shows the entities that wait for a missing event, or goes on without it.
+    Gaps {
+        #[command(subcommand)]
+        command: GapsCmd,
     },
     /// Looks after the sink.
     Sink {
@@ -138,6 +144,44 @@ enum SinkCmd {
     },
 }
 
+#[derive(Subcommand)]
+enum GapsCmd {
+    /// Shows the open gaps, and the parked ones: entity, what is missing, how many events wait, since when, until when.
+    List {
+        #[command(flatten)]
+        which: Which,
+        #[arg(long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+        /// Gaps in the table.
+        #[arg(long, default_value_t = 1_000)]
+        limit: usize,
+    },
+    /// Goes on without what an entity waits for, at once; should it come later, it is stale. The log keeps who did it and
+    /// why.
+    Skip {
+        #[command(flatten)]
+        which: Which,
+        /// The entity's source.
+        #[arg(long)]
+        source: String,
+        /// The entity's connection, where the source has some.
+        #[arg(long, default_value = "")]
+        connection: String,
+        /// The entity, as `gaps list` shows it.
+        #[arg(long)]
+        entity: String,
+        /// What for.
+        #[arg(long)]
+        why: String,
+        /// Who decides it.
+        #[arg(long, env = "USER", default_value = "operator")]
+        by: String,
+        /// How long the pipeline is waited for.
+        #[arg(long, default_value = "30s")]
+        wait: Span,
+    },
+}
+
 /// The form of what is printed.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Output {
@@ -180,6 +224,15 @@ fn main() -> ExitCode {
         Cmd::Rebuild { which, wait, dry_run } => with_config(&which, |config, pipeline| {
             rebuild(config, &which.pipeline, pipeline.lanes, wait, dry_run)
         }),
+        Cmd::Gaps { command: GapsCmd::List { which, output, limit } } => {
+            with_config(&which, |config, pipeline| {
+                list_gaps(config, &which.pipeline, pipeline, output, limit)
+            })
+        }
+        Cmd::Gaps { command: GapsCmd::Skip { which, source, connection, entity, why, by, wait } } => {
+            let skip = Skip { source, connection, entity, by, why };
+            with_config(&which, |config, pipeline| skip_gap(config, &which.pipeline, pipeline, &skip, wait))
+        }
         Cmd::Sink { command: SinkCmd::Init { which } } => {
             with_config(&which, |config, pipeline| init_sink(config, &which.pipeline, pipeline))
         }
@@ -291,6 +344,45 @@ fn verify(
 }
 
 #[allow(clippy::print_stdout, reason = "the output that was asked for")]
+fn list_gaps(
+    config: &Config,
+    name: &str,
+    pipeline: &PipelineConfig,
+    output: Output,
+    limit: usize,
+) -> anyhow::Result<ExitCode> {
+    let context = processor::run::kafka_context(config, name, "gaps", pipeline.lanes);
+    let gaps = processor::gaps::list(config, &context)?;
+    match output {
+        Output::Table => print!("{}", processor::gaps::table(&gaps, limit)),
+        Output::Json => println!("{}", serde_json::to_string(&gaps)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[allow(clippy::print_stdout, reason = "the output that was asked for")]
+fn skip_gap(
+    config: &Config,
+    name: &str,
+    pipeline: &PipelineConfig,
+    skip: &Skip,
+    wait: Span,
+) -> anyhow::Result<ExitCode> {
+    let context = processor::run::kafka_context(config, name, "gaps", pipeline.lanes);
+    match processor::gaps::skip(config, &context, skip, wait.0)? {
+        Skipped::Gone(None) => println!("pipeline {name}: the entity goes on, and waits for nothing"),
+        Skipped::Gone(Some(next)) => {
+            print!("pipeline {name}: the entity goes on, up to its next gap:\n{}", table(&[next], 1));
+        }
+        Skipped::Appended(partition, offset) => println!(
+            "pipeline {name}: said in the event log, partition {partition}, offset {offset}; the pipeline has not come \
+             to it yet, and obeys if the same gap stands by then"
+        ),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[allow(clippy::print_stdout, reason = "the output that was asked for")]
 fn rebuild(config: &Config, name: &str, lane: u32, wait: Span, dry_run: bool) -> anyhow::Result<ExitCode> {
     let context = processor::run::kafka_context(config, name, "rebuild", lane);
     let deleted = processor::rebuild::rebuild(config, &context, wait.0, dry_run)?;
@@ -324,7 +416,9 @@ fn connections(command: ConnectionsCmd) -> anyhow::Result<ExitCode> {
         (Output::Json, one) if is_one => println!("{}", serde_json::to_string(&one)?),
         (Output::Json, _) => println!("{}", serde_json::to_string(&found)?),
         (Output::Table, Some(one)) if is_one => print!("{}", list::detail(one)),
-        (Output::Table, None) if is_one => println!("no event has told yet how this connection stands"),
+        (Output::Table, None) if is_one => println!(
+            "nothing is known of this connection: no event told its status, and no list of it was polled"
+        ),
         (Output::Table, _) => print!("{}", list::table(&found)),
     }
     Ok(if is_one && found.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -10,6 +10,13 @@ pub const CONTROLS: &str = "hookline_processor_control_records_total";
 pub const HELD: &str = "hookline_processor_held_events";
 /// Gaps that are open; labels `pipeline`, `partition`.
 pub const GAPS: &str = "hookline_processor_open_gaps";
+/// Open gaps that do not expire; labels `pipeline`, `partition`.
+pub const PARKED: &str = "hookline_processor_parked_entities";
+/// Applied events that polling found: webhooks that were missed. Counted at checkpoints since the process started;
+/// labels `pipeline`, `partition`.
+pub const SNAPSHOTS_APPLIED: &str = "hookline_processor_snapshots_applied_total";
+/// Wishes that the poller look for what is missing.
+pub const BACKFILLS: &str = "hookline_processor_backfill_requests_total";
 /// Records of the log beyond the last checkpoint; labels `pipeline`, `partition`.
 pub const LAG_RECORDS: &str = "hookline_processor_lag_records";
 /// How far the last checkpoint is behind the wall clock, in the log's time; 0 without lag.
@@ -59,10 +66,17 @@ pub fn describe() {
     counter!(REFUSALS).increment(0);
     counter!(STORE_WIPED).increment(0);
     counter!(SNAPSHOTS).increment(0);
+    counter!(BACKFILLS).increment(0);
     describe_counter!(EVENTS, "Events by verdict, as of the last checkpoint");
     describe_counter!(CONTROLS, "Control records, as of the last checkpoint");
     describe_gauge!(HELD, "Events that wait for a gap in their entity's sequence to close");
     describe_gauge!(GAPS, "Open gaps in entities' sequences");
+    describe_gauge!(PARKED, "Entities that stand still until their gap is closed or skipped by an operator");
+    describe_counter!(
+        SNAPSHOTS_APPLIED,
+        "Events that polling found and that were applied, as of the last checkpoint: webhooks that were missed"
+    );
+    describe_counter!(BACKFILLS, "Wishes that the poller look for an entity whose event is missing");
     describe_gauge!(LAG_RECORDS, "Records of the event log beyond the last checkpoint");
     describe_gauge!(
         LAG_SECONDS,

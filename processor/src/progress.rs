@@ -45,6 +45,7 @@ impl Progress {
                 names::LAG_SECONDS,
                 names::HELD,
                 names::GAPS,
+                names::PARKED,
                 names::IDS,
                 names::ENTITIES,
             ] {
@@ -54,9 +55,10 @@ impl Progress {
         gauge!(names::OWNED, "pipeline" => self.pipeline.clone()).set(parts.len() as f64);
     }
 
-    /// A checkpoint is final (or a claim found one): the only place where events are counted.
+    /// A checkpoint is final (or a claim found one): the only place where events are counted. `snapshots` were applied
+    /// since the one before.
     #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
-    pub fn checkpointed(&self, partition: i32, state: &State) {
+    pub fn checkpointed(&self, partition: i32, state: &State, snapshots: u64) {
         let head = state.checkpointed();
         if let Some(at) = self.lock().get_mut(&partition) {
             *at = At { next_offset: Some(head.next_offset), stream_time_ms: head.stream_time_ms };
@@ -75,9 +77,13 @@ impl Progress {
         }
         counter!(names::CONTROLS, "pipeline" => self.pipeline.clone(), "partition" => partition.to_string())
             .absolute(totals.control);
+        counter!(names::SNAPSHOTS_APPLIED, "pipeline" => self.pipeline.clone(),
+                 "partition" => partition.to_string())
+        .increment(snapshots);
         let (ids, entities) = state.sizes();
         self.gauge(names::HELD, partition, totals.held as f64);
         self.gauge(names::GAPS, partition, state.gaps_open() as f64);
+        self.gauge(names::PARKED, partition, state.gaps_parked() as f64);
         self.gauge(names::IDS, partition, ids as f64);
         self.gauge(names::ENTITIES, partition, entities as f64);
     }

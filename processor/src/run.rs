@@ -166,11 +166,16 @@ fn join_until(thread: JoinHandle<()>, deadline: Instant) -> bool {
     thread.join().is_ok()
 }
 
-/// The topics that a pipeline needs: the log, and its own.
+/// The topics that a pipeline needs: the log, its own, and where it asks the poller for what is missing.
 #[must_use]
 pub fn topics_of(config: &Config, name: &str, pipeline: &PipelineConfig) -> Vec<topics::Topic> {
     let mut all = vec![topics::event_log(config)];
     all.extend(topics::of_pipeline(config, name, pipeline));
+    let mut taken = config.sources.iter().filter(|(source, _)| pipeline.takes(source));
+    if taken.any(|(_, source)| source.asks_for_missing()) {
+        let requests = |topic: &topics::Topic| topic.name == shared::poll::requests_topic(&config.log.topic);
+        all.extend(topics::of_polling(config).into_iter().filter(requests));
+    }
     all
 }
 

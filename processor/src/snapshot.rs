@@ -17,8 +17,8 @@ use crate::journal::{Entry, JournalError, JournalRecord, Mark};
 use crate::position::Epoch;
 
 const MAGIC: &[u8; 3] = b"HKS";
-/// The version of the format.
-const FORMAT: u8 = 1;
+/// The version of the format. 2 is to 1 what it is in the journal.
+const FORMAT: u8 = 2;
 /// A chunk is closed when its contents exceed this. One entity is never cut.
 pub const CHUNK_BYTES: usize = 1024 * 1024;
 
@@ -57,10 +57,10 @@ pub fn cut(state: &State, mark: Mark, chunk_bytes: usize) -> Result<Vec<Vec<u8>>
         parts.with_room(key.len() + entity.stored_len()).entities.push((key, entity));
     }
     let count = u32::try_from(parts.parts.len()).unwrap_or(u32::MAX);
-    let encode = |(index, delta)| {
+    let encode = |(index, delta): (u32, Delta)| {
         let mut out = Vec::with_capacity(chunk_bytes + 1024);
         out.extend(MAGIC);
-        out.push(FORMAT);
+        out.push(if delta.knows_snapshots() { FORMAT } else { 1 });
         postcard::to_extend(&Chunk { mark, index, count, delta }, out).map_err(JournalError::Encode)
     };
     (0..count).zip(parts.parts).map(encode).collect()
@@ -154,7 +154,7 @@ impl Gathering {
             tracing::warn!("passed over a record of the snapshots that is not Hookline's");
             return Ok(());
         };
-        if *format != FORMAT {
+        if !(1..=FORMAT).contains(format) {
             return Err(format!("has format {format}, this program knows {FORMAT}; run the newer program"));
         }
         let chunk: Chunk = postcard::from_bytes(rest).map_err(|e| format!("is damaged ({e})"))?;

@@ -24,7 +24,9 @@ pub struct PartitionStatus {
     pub held: u64,
     /// Entities with an open gap.
     pub open_gaps: usize,
-    /// When the first of these gaps is given up, RFC 3339.
+    /// How many of these are parked: they are not given up.
+    pub parked: usize,
+    /// When the wait for the first of the others is over, RFC 3339.
     pub next_deadline: Option<String>,
     /// When the last checkpoint was written, RFC 3339.
     pub last_checkpoint: Option<String>,
@@ -56,12 +58,13 @@ fn of_partition(
         dead_lettered: head.totals.dead_lettered,
         held: head.totals.held,
         open_gaps: state.gaps_open(),
-        next_deadline: state.gaps_due(i64::MAX).next().and_then(|(_, _, gap)| rfc3339(gap.deadline_ms)),
+        parked: state.gaps_parked(),
+        next_deadline: state.gaps_due(i64::MAX).next().and_then(|open| rfc3339(open.gap.deadline_ms)),
         last_checkpoint: kept.checkpoint_ms.and_then(rfc3339),
     })
 }
 
-fn rfc3339(ms: i64) -> Option<String> {
+pub(crate) fn rfc3339(ms: i64) -> Option<String> {
     jiff::Timestamp::from_millisecond(ms).ok().map(|t| format!("{t:.3}"))
 }
 
@@ -69,7 +72,7 @@ fn rfc3339(ms: i64) -> Option<String> {
 #[must_use]
 pub fn table(rows: &[PartitionStatus]) -> String {
     let mut out = format!(
-        "{:>9}  {:<20} {:>9} {:>12} {:>8} {:>6} {:>5}  {:<25} {:<25}\n",
+        "{:>9}  {:<20} {:>9} {:>12} {:>8} {:>6} {:>5} {:>6}  {:<25} {:<25}\n",
         "partition",
         "owner",
         "lag",
@@ -77,13 +80,14 @@ pub fn table(rows: &[PartitionStatus]) -> String {
         "dead",
         "held",
         "gaps",
-        "next gap given up",
+        "parked",
+        "next wait over",
         "last checkpoint"
     );
     for row in rows {
         let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
         out.push_str(&format!(
-            "{:>9}  {:<20} {:>9} {:>12} {:>8} {:>6} {:>5}  {:<25} {:<25}\n",
+            "{:>9}  {:<20} {:>9} {:>12} {:>8} {:>6} {:>5} {:>6}  {:<25} {:<25}\n",
             row.partition,
             if row.owner.is_empty() { "-" } else { &row.owner },
             row.lag,
@@ -91,6 +95,7 @@ pub fn table(rows: &[PartitionStatus]) -> String {
             row.dead_lettered,
             row.held,
             row.open_gaps,
+            row.parked,
             text(&row.next_deadline),
             text(&row.last_checkpoint)
         ));

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use shared::event::{EventView, encode_source};
 use shared::spans::{self, Kind, Parent, Start, Value};
 
-use crate::fold::{Action, Effect, Record, Verdict};
+use crate::fold::{Action, Effect, Held, Record, Verdict};
 use crate::frame::Frame;
 use crate::position::Position;
 
@@ -85,13 +85,14 @@ impl Traces {
         Self { names, pending: Vec::new(), delivered: Vec::new() }
     }
 
-    /// A record was decided, with these effects.
+    /// A record was decided, with these effects; events that were held are stale by it.
     pub fn decided(
         &mut self,
         partition: i32,
         record: &Record,
         verdict: Option<Verdict>,
         effects: &[Effect],
+        passed: &[Held],
         now_ms: i64,
     ) {
         if !spans::is_on() {
@@ -105,6 +106,9 @@ impl Traces {
             let verdict =
                 if effect.action == Action::Apply { Verdict::Applied } else { Verdict::DeadLettered };
             self.push(partition, effect.event_offset, &effect.frame, verdict, Some(effect), now_ms);
+        }
+        for held in passed {
+            self.push(partition, held.offset, &held.frame, Verdict::Stale, None, now_ms);
         }
     }
 

@@ -25,7 +25,9 @@ pub use kafka::{
     Broker, KafkaConfig, LogConfig, SaslConfig, SaslMechanism, SecurityProtocol, TlsClientConfig,
 };
 pub use pipeline::{BatchConfig, CheckpointConfig, FoldLimits, GapPolicy, PipelineConfig};
-pub use poll::{NextPage, PageSize, PollConfig, PollStatusConfig, ResourceConfig, template_parts};
+pub use poll::{
+    NextPage, PageSize, PollConfig, PollStatusConfig, ResourceConfig, SweepConfig, template_parts,
+};
 pub use registry::{CONNECTIONS_MAX, Registry};
 use serde::Deserialize;
 pub use sink::{

@@ -18,6 +18,12 @@ pub fn progress_topic(log: &str) -> String {
     format!("{log}.poll")
 }
 
+/// The topic in which pollers keep which entities a list had, where deletions are looked for; compacted.
+#[must_use]
+pub fn entities_topic(log: &str) -> String {
+    format!("{log}.poll-entities")
+}
+
 /// A wish that a connection be polled at once. Best effort: one that is lost costs the time until the next poll.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PollRequest {
@@ -63,6 +69,8 @@ pub struct Progress {
     pub last_success: Option<String>,
     /// Records of that list.
     pub records: u64,
+    /// When the last list that was read whole for deletions was begun, RFC 3339.
+    pub swept: Option<String>,
     /// Failures since.
     pub failures: u32,
     /// The last of these.
@@ -91,6 +99,8 @@ pub struct List {
     pub records: u64,
     /// How many there are, where the provider says so.
     pub total: Option<u64>,
+    /// It is read whole, to find what is not there any more.
+    pub sweep: bool,
 }
 
 impl Progress {
@@ -98,6 +108,25 @@ impl Progress {
     #[must_use]
     pub fn key(&self) -> String {
         joined(&[&self.source, &self.connection, &self.resource])
+    }
+}
+
+/// Some of the entities that a list had. Together with those of the same list's other numbers, all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entities {
+    /// The list: [`Progress::key`].
+    pub list: String,
+    /// Which part this is, from 0.
+    pub part: u32,
+    /// Their ids, without prefix.
+    pub ids: Vec<String>,
+}
+
+impl Entities {
+    /// The record's key.
+    #[must_use]
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.list, self.part)
     }
 }
 

@@ -195,7 +195,13 @@ pub fn of_polling(config: &Config) -> Vec<Topic> {
     let mut requests = base(config, crate::poll::requests_topic(&config.log.topic), bytes_max);
     requests.usual.push(("retention.ms", REQUESTS_RETENTION_MS));
     let progress = compacted(base(config, crate::poll::progress_topic(&config.log.topic), bytes_max));
-    vec![requests, progress]
+    let mut topics = vec![requests, progress];
+    let mut resources =
+        config.sources.values().filter_map(|s| s.poll.as_ref()).flat_map(|p| p.resources.values());
+    if resources.any(|resource| resource.sweep.is_some()) {
+        topics.push(compacted(base(config, crate::poll::entities_topic(&config.log.topic), bytes_max)));
+    }
+    topics
 }
 
 /// A topic of connections' statuses.

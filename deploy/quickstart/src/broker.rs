@@ -25,6 +25,7 @@ impl Embedded {
         if let Some(pipeline) = config.pipelines.get(PIPELINE) {
             topics.extend(topics::of_pipeline(config, PIPELINE, pipeline));
         }
+        topics.extend(topics::of_polling(config));
         for topic in topics {
             let partitions = i32::try_from(topic.partitions)?;
             self.0.create_topic(&topic.name, partitions, i32::from(topic.replication_factor))?;

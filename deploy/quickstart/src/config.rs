@@ -24,6 +24,30 @@ pub(crate) struct Files {
     pub(crate) config: PathBuf,
     pub(crate) database: PathBuf,
     pub(crate) log: PathBuf,
+    /// The connections of a scenario's provider.
+    pub(crate) registry: PathBuf,
+}
+
+/// What the configuration says of the senders.
+pub(crate) struct Sources {
+    /// The tables `[sources…]`.
+    pub(crate) tables: String,
+    /// More of the pipeline's table.
+    pub(crate) of_pipeline: String,
+    /// The secrets that are referred to by file.
+    pub(crate) secrets: Vec<sources::Secret>,
+}
+
+impl Sources {
+    /// Those of the trial.
+    pub(crate) fn of_trial(files: &Files) -> Self {
+        let reference = |secret| format!("file:{}", secret_file(files, secret).display());
+        Self {
+            tables: sources::config_toml(GAP_WAIT, reference),
+            of_pipeline: String::new(),
+            secrets: sources::secrets().to_vec(),
+        }
+    }
 }
 
 impl Files {
@@ -33,15 +57,16 @@ impl Files {
             config: dir.join("hookline.toml"),
             database: dir.join("hookline.db"),
             log: dir.join("hookline.log"),
+            registry: dir.join("connections"),
         }
     }
 }
 
 /// Writes the configuration and the secrets, and reads them as the programs do.
-pub(crate) fn write(files: &Files, bootstrap_servers: &str) -> anyhow::Result<Config> {
-    let text = text(files, bootstrap_servers);
-    for secret in sources::secrets() {
-        let path = secret_file(files, secret);
+pub(crate) fn write(files: &Files, bootstrap_servers: &str, sources: &Sources) -> anyhow::Result<Config> {
+    let text = text(files, bootstrap_servers, sources);
+    for secret in &sources.secrets {
+        let path = secret_file(files, *secret);
         std::fs::write(&path, secret.value).with_context(|| format!("cannot write {}", path.display()))?;
     }
     std::fs::write(&files.config, &text)
@@ -52,9 +77,8 @@ pub(crate) fn write(files: &Files, bootstrap_servers: &str) -> anyhow::Result<Co
     Ok(config)
 }
 
-fn text(files: &Files, bootstrap_servers: &str) -> String {
-    let sources =
-        sources::config_toml(GAP_WAIT, |secret| format!("file:{}", secret_file(files, secret).display()));
+fn text(files: &Files, bootstrap_servers: &str, sources: &Sources) -> String {
+    let Sources { tables, of_pipeline, .. } = sources;
     format!(
         r#"# Written by the quickstart. deploy/hookline.example.toml shows every key.
 
@@ -69,15 +93,16 @@ min_insync_replicas = 1
 [ingest]
 listen = "127.0.0.1:0"
 admin_listen = "127.0.0.1:0"
+poll_admin_listen = "127.0.0.1:0"
 body_limit = "{BODY_LIMIT}B"
 
-{sources}
+{tables}
 [pipelines.{PIPELINE}]
 state_dir = {}
 instance = "quickstart-0"
 admin_listen = "127.0.0.1:0"
 sink.sqlite = {{ path = {} }}
-"#,
+{of_pipeline}"#,
         quoted(&files.dir.join("state")),
         quoted(&files.database),
     )
@@ -99,7 +124,8 @@ mod tests {
     #[test]
     fn the_sandboxs_configuration_is_taken() {
         let dir = tempfile::tempdir().unwrap();
-        let config = write(&Files::in_dir(dir.path()), "127.0.0.1:1").unwrap();
+        let files = Files::in_dir(dir.path());
+        let config = write(&files, "127.0.0.1:1", &Sources::of_trial(&files)).unwrap();
         assert_eq!(config.ingest.body_limit.as_len(), BODY_LIMIT);
         assert_eq!(config.sources.keys().collect::<Vec<_>>(), [sources::GITHUB, sources::MAKINI]);
         let makini = &config.sources[sources::MAKINI];

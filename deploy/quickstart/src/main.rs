@@ -8,6 +8,7 @@ mod broker;
 mod config;
 mod counts;
 mod product;
+mod scenario;
 mod show;
 mod sql;
 mod trial;
@@ -22,7 +23,8 @@ use anyhow::Context as _;
 use clap::Parser;
 use tokio::runtime::Runtime;
 
-use crate::config::Files;
+use crate::config::{Files, Sources};
+use crate::scenario::Case;
 use crate::show::Show;
 
 /// The most webhooks of a run: the embedded broker holds about 5 MiB in each partition.
@@ -36,9 +38,13 @@ struct Cli {
     #[arg(long, default_value_t = 3_000, value_parser = clap::value_parser!(u64)
         .range(sandbox::plan::WEBHOOKS_MIN as u64..=WEBHOOKS_MAX))]
     webhooks: u64,
-    /// Decides everything that is random: the same seed sends the same events.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    /// Decides everything that is random: the same seed sends the same events. Default: 1, or the scenario's.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Instead of the webhooks, play a scenario of the sandbox's provider, with polling: mixed, lost, api-errors and
+    /// others (`cargo run -p sandbox -- scenarios` lists them), or a file of your own.
+    #[arg(long, conflicts_with = "webhooks")]
+    scenario: Option<String>,
     /// Stay up afterwards, for webhooks by hand, until Ctrl-C; keep the files.
     #[arg(long)]
     keep: bool,
@@ -101,22 +107,40 @@ fn try_out(
     product::log_to(&files.log)?;
     show.line(&format!("files                {}", files.dir.display()));
     let broker = broker::Embedded::start()?;
-    let config = config::write(files, &broker.bootstrap_servers())?;
+    let case = cli.scenario.as_ref().map(|name| Case::start(files, name, cli.seed)).transpose()?;
+    let sources = match &case {
+        Some(case) => case.sources(files)?,
+        None => Sources::of_trial(files),
+    };
+    let config = config::write(files, &broker.bootstrap_servers(), &sources)?;
     broker.create_topics(&config)?;
     show.line(&format!("broker, in memory    {}", broker.bootstrap_servers()));
     let product = product::start(runtime, &config)?;
     show.line(&format!("ingest               {}/webhooks/{{source}}", product.url));
     show.line(&format!("metrics              {}", product.metrics_url));
     show.line(&format!("processor, to SQLite {}", files.database.display()));
-    let outcome = trial::run(show, files, &product, cli.seed, usize::try_from(cli.webhooks)?)?;
-    outcome.table(show);
+    let (agrees, json) = match case {
+        Some(case) => {
+            let outcome = case.run(show, files, &product)?;
+            outcome.table(show);
+            (outcome.agrees(), outcome.json())
+        }
+        None => {
+            let seed = cli.seed.unwrap_or(1);
+            let outcome = trial::run(show, files, &product, seed, usize::try_from(cli.webhooks)?)?;
+            outcome.table(show);
+            (outcome.agrees(), outcome.json())
+        }
+    };
     show::caveat(show);
     if cli.json {
-        println!("{}", outcome.json());
+        println!("{json}");
     }
     if cli.keep {
         show::how_to_look(show, files);
-        show::how_to_send(show, &product.url, files);
+        if cli.scenario.is_none() {
+            show::how_to_send(show, &product.url, files);
+        }
         show.line("\nEverything stays up until Ctrl-C.");
         interrupt.wait();
     } else {
@@ -126,7 +150,7 @@ fn try_out(
     product.stop(runtime);
     // The broker goes last: the processor's last checkpoint needs it.
     drop(broker);
-    Ok(outcome.agrees())
+    Ok(agrees)
 }
 
 /// Ctrl-C: ends the run at once and removes the files, or ends the waiting of `--keep`, which keeps them.

@@ -1,4 +1,4 @@
-//! Hookline itself: ingest and the processor, each as its own binary starts it, in this process.
+//! Hookline itself: ingest, the processor and, where something is polled, the poller, each as its own binary starts it, in this process.
 
 use std::fs::File;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::config::PIPELINE;
 /// How long the programs may take until they are ready.
 const READY_WAIT: Duration = Duration::from_secs(60);
 
-/// The two programs.
+/// The programs.
 pub(crate) struct Product {
     /// Where webhooks are received.
     pub(crate) url: String,
@@ -24,6 +24,7 @@ pub(crate) struct Product {
     pub(crate) metrics_url: String,
     ingest: ingest::Running,
     processor: processor::run::Running,
+    poller: Option<ingest::Polling>,
 }
 
 /// Lets both programs log to a file, as `HOOKLINE_LOG` says.
@@ -37,24 +38,30 @@ pub(crate) fn log_to(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts both, and waits until they are ready.
+/// Starts them, and waits until they are ready.
 pub(crate) fn start(runtime: &Runtime, config: &Config) -> anyhow::Result<Product> {
     let pipeline = config.pipelines.get(PIPELINE).context("the pipeline is not in the configuration")?;
     // One process has one recorder of metrics: both programs' admin addresses show it.
     let metrics = shared::telemetry::init_metrics();
     let stop = Arc::new(AtomicBool::new(false));
-    let (ingest, processor) = runtime.block_on(async {
+    let (ingest, processor, poller) = runtime.block_on(async {
         let ingest = ingest::serve(config, metrics.clone()).await.context("ingest does not start")?;
-        let processor = processor::run::start(config, PIPELINE, pipeline, metrics, stop)
+        let processor = processor::run::start(config, PIPELINE, pipeline, metrics.clone(), stop)
             .await
             .context("the processor does not start")?;
-        anyhow::Ok((ingest, processor))
+        let poller = if config.sources.values().any(|source| source.poll.is_some()) {
+            Some(ingest::poll(config, metrics).await.context("the poller does not start")?)
+        } else {
+            None
+        };
+        anyhow::Ok((ingest, processor, poller))
     })?;
     let product = Product {
         url: format!("http://{}", ingest.webhook_address()),
         metrics_url: format!("http://{}/metrics", processor.admin),
         ingest,
         processor,
+        poller,
     };
     let begin = Instant::now();
     while !product.is_ready() {
@@ -69,12 +76,18 @@ pub(crate) fn start(runtime: &Runtime, config: &Config) -> anyhow::Result<Produc
 
 impl Product {
     fn is_ready(&self) -> bool {
-        self.ingest.is_ready() && self.processor.health.problems().is_empty()
+        let polls = self.poller.as_ref().is_none_or(ingest::Polling::is_ready);
+        polls && self.ingest.is_ready() && self.processor.health.problems().is_empty()
     }
 
-    /// Stops both as SIGTERM does: accepted requests finish, then the last checkpoint.
+    /// Stops them as SIGTERM does: accepted requests finish, then the last checkpoint.
     pub(crate) fn stop(self, runtime: &Runtime) {
-        runtime.block_on(self.ingest.stop());
+        runtime.block_on(async {
+            if let Some(poller) = self.poller {
+                poller.stop().await;
+            }
+            self.ingest.stop().await;
+        });
         let _ = self.processor.stop();
     }
 }

@@ -12,7 +12,7 @@ use sandbox::sources::{CONNECTIONS, MAKINI};
 use crate::config::{Files, GAP_WAIT};
 
 /// Differences that are printed; more are counted.
-const DIFFERENCES_MAX: usize = 20;
+pub(crate) const DIFFERENCES_MAX: usize = 20;
 /// How often progress is shown.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 

@@ -3,7 +3,7 @@
 //! While one page is appended, the next one is asked for. How far it is, is written behind each page that the log
 //! has, so that a crash repeats a page and leaves none out.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use super::api::Failure;
 use super::link::{APPEND_TIMEOUT, Link};
 use super::pace::Pace;
 use super::page::{Page, Reader, fill, quoted};
+use super::sweep::{self, ENTITIES_MAX};
 use crate::append::{AppendError, Note};
 use crate::metrics::PollMetrics;
 
@@ -56,6 +57,9 @@ pub(super) struct Line {
     known: HashSet<[u8; 16]>,
     /// The provider asked to wait until then.
     not_before: Instant,
+    /// The entities of a list that is read whole, so far, and since when it is; none where it is not, or was begun
+    /// before this program.
+    swept: Option<(BTreeSet<String>, Instant)>,
     /// The list was asked for while it was read: what is new may stand on a page that was passed.
     asked_again: bool,
 }
@@ -70,6 +74,8 @@ enum Stop {
     Page(String),
     #[error("the log does not take what was found: {0}")]
     Log(#[from] AppendError),
+    #[error("what the list had before cannot be read: {0}")]
+    Kept(String),
 }
 
 /// A page that is to be appended, and how far the list is then.
@@ -98,6 +104,7 @@ impl Line {
             asks,
             known: HashSet::new(),
             not_before: Instant::now(),
+            swept: None,
             asked_again: false,
         }
     }
@@ -157,7 +164,7 @@ impl Line {
         let wait = match stop {
             Stop::Provider(Failure::Unauthorized(_)) => self.pace.hopeless(),
             Stop::Provider(Failure::Wait { after: Some(after), .. }) => *after,
-            Stop::Provider(_) | Stop::Page(_) | Stop::Log(_) => self.pace.failed(),
+            Stop::Provider(_) | Stop::Page(_) | Stop::Log(_) | Stop::Kept(_) => self.pace.failed(),
         };
         if matches!(stop, Stop::Provider(Failure::Wait { .. })) {
             self.not_before = Instant::now() + wait;
@@ -190,7 +197,12 @@ impl Line {
 
     /// Reads the list to its end. True where it had something that the last one had not.
     async fn list(&mut self) -> Result<bool, Stop> {
-        let mut list = self.progress.list.clone();
+        // What a list had is in memory until its end: one that another program began is begun anew.
+        let mut list = self.progress.list.clone().filter(|list| !list.sweep || self.swept.is_some());
+        if list.is_none() {
+            let is_due = sweep::is_due(self.config.sweep.as_ref(), &self.progress);
+            self.swept = is_due.then(|| (BTreeSet::new(), Instant::now()));
+        }
         let mut passed = HashSet::new();
         let (mut step, mut listed, mut found_new) = (None, HashSet::new(), false);
         loop {
@@ -224,6 +236,10 @@ impl Line {
                 list = Some(at);
                 continue;
             }
+            if let Some(deleted) = self.conclude(&at.started).await? {
+                progress.swept = Some(at.started.clone());
+                found_new |= deleted;
+            }
             progress = Progress {
                 list: None,
                 complete_until: Some(at.started),
@@ -246,6 +262,7 @@ impl Line {
     async fn fetch(&self, list: Option<&List>) -> Result<(Page, List), Stop> {
         let after = match list {
             Some(list) => list.after.clone(),
+            None if self.swept.is_some() => None,
             None => self.after(),
         };
         let next = list.and_then(|list| list.next.as_deref());
@@ -263,6 +280,7 @@ impl Line {
         }
         let begun = || List {
             after,
+            sweep: self.swept.is_some(),
             started: answer.date.unwrap_or_else(Timestamp::now).to_string(),
             ..List::default()
         };
@@ -308,12 +326,50 @@ impl Line {
         }
     }
 
+    /// Appends what a list that was read whole had before and has no more, after asking for each by itself. Whether
+    /// there was any; none where the list was not read whole.
+    async fn conclude(&mut self, begun: &str) -> Result<Option<bool>, Stop> {
+        let Some(((mut swept, since), config)) = self.swept.take().zip(self.config.sweep.clone()) else {
+            return Ok(None);
+        };
+        // Now, by the provider's clock, which told whole seconds: later than any change of what is gone.
+        let begun: Timestamp = begun.parse().unwrap_or_else(|_| Timestamp::now());
+        let now = begun + since.elapsed() + Duration::from_secs(1);
+        let key = self.progress.key();
+        let before = sweep::before(&self.link, &key).await.map_err(Stop::Kept)?;
+        let mut deletions = Vec::new();
+        for id in before {
+            if swept.contains(&id) {
+                continue;
+            }
+            match self.get_one(&id).await {
+                Err(Stop::Provider(Failure::Refused(404 | 410))) => {
+                    deletions.push(sweep::deletion(&self.link, &self.name, &config, &id, now));
+                }
+                // It came back, or the list left it out.
+                Ok(_) => drop(swept.insert(id)),
+                Err(stop) => return Err(stop),
+            }
+        }
+        let count = deletions.len();
+        // First the deletions, so that a crash finds them again.
+        self.link.append(deletions).await?;
+        self.metrics.appended(count);
+        sweep::keep(&self.link, &key, &swept).await?;
+        Ok(Some(count > 0))
+    }
+
     /// The events of those records that are not known.
-    fn events(&self, records: &[Bytes], listed: &mut HashSet<[u8; 16]>) -> Result<Vec<(Event, Bytes)>, Stop> {
+    fn events(
+        &mut self,
+        records: &[Bytes],
+        listed: &mut HashSet<[u8; 16]>,
+    ) -> Result<Vec<(Event, Bytes)>, Stop> {
         let at_ms = Timestamp::now().as_millisecond();
         let mut events = Vec::new();
         for record in records {
             let (event, body) = self.event(record, at_ms)?;
+            self.note_swept(&event)?;
             let id = hash(&event.id);
             if listed.len() < KNOWN_MAX {
                 listed.insert(id);
@@ -324,6 +380,22 @@ impl Line {
         }
         self.metrics.unchanged(records.len() - events.len());
         Ok(events)
+    }
+
+    /// Notes what a list that is read whole has.
+    fn note_swept(&mut self, event: &Event) -> Result<(), Stop> {
+        let Some((swept, _)) = &mut self.swept else { return Ok(()) };
+        let prefix = self.link.source.plan.entity_prefix(&event.kind);
+        let id = event.entity.as_ref().and_then(|entity| entity.strip_prefix(prefix));
+        let id = id
+            .ok_or_else(|| Stop::Page("a record has no id, so what is deleted cannot be found".to_owned()))?;
+        swept.insert(id.to_owned());
+        if swept.len() > ENTITIES_MAX {
+            let message =
+                format!("a list with more than {ENTITIES_MAX} records cannot be swept for deletions");
+            return Err(Stop::Page(message));
+        }
+        Ok(())
     }
 
     fn event(&self, record: &Bytes, at_ms: i64) -> Result<(Event, Bytes), Stop> {
@@ -365,7 +437,7 @@ impl Line {
         let value = serde_json::to_vec(progress).unwrap_or_default();
         let key = progress.key();
         let note = Note {
-            topic: &self.link.source.progress_topic,
+            topic: &self.link.source.shared.progress,
             partition: Some(self.link.partition),
             key: &key,
             value: &value,
@@ -390,7 +462,7 @@ impl Line {
                     }
                     let asked = match stop {
                         Stop::Provider(Failure::Wait { after, .. }) => after,
-                        Stop::Provider(_) | Stop::Page(_) | Stop::Log(_) => None,
+                        Stop::Provider(_) | Stop::Page(_) | Stop::Log(_) | Stop::Kept(_) => None,
                     };
                     sleep(asked.unwrap_or(ONE_WAIT * n)).await;
                 }
@@ -398,12 +470,18 @@ impl Line {
         }
     }
 
-    async fn try_one(&self, entity: &str) -> Result<(), Stop> {
-        let prefix = self.link.source.plan.entity_prefix(&self.config.kind);
-        let (Some(path), Some(id)) = (&self.config.one, entity.strip_prefix(prefix)) else { return Ok(()) };
+    /// Asks for one record, by its id without prefix.
+    async fn get_one(&self, id: &str) -> Result<Bytes, Stop> {
+        let path = self.config.one.as_deref().unwrap_or_default();
         let url = self.link.source.api.url(path, Some(id), &[]).map_err(Stop::Page)?;
         let answer = self.link.get(url, &self.metrics).await?;
-        let record = self.reader.one(&answer.body).map_err(Stop::Page)?;
+        self.reader.one(&answer.body).map_err(Stop::Page)
+    }
+
+    async fn try_one(&self, entity: &str) -> Result<(), Stop> {
+        let prefix = self.link.source.plan.entity_prefix(&self.config.kind);
+        let Some(id) = entity.strip_prefix(prefix) else { return Ok(()) };
+        let record = self.get_one(id).await?;
         let event = self.event(&record, Timestamp::now().as_millisecond())?;
         self.link.append(vec![event]).await?;
         self.metrics.appended(1);

@@ -15,6 +15,7 @@ use url::Url;
 
 use super::api::{Answer, Api, Failure};
 use super::page::{fill, quoted};
+use super::share::Shared;
 use crate::append::{AppendError, Log};
 use crate::extract::{Extracted, Plan, Polled, polled};
 use crate::metrics::PollMetrics;
@@ -29,7 +30,8 @@ pub(super) struct Source {
     pub(super) plan: Plan,
     pub(super) api: Api,
     pub(super) log: Arc<Log>,
-    pub(super) progress_topic: String,
+    /// The topics of polling.
+    pub(super) shared: Shared,
     /// Lists that may be read at once.
     pub(super) permits: Semaphore,
     /// The largest body that the log takes.

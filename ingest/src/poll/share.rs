@@ -3,7 +3,7 @@
 //!
 //! Two instances that poll one connection for a while, as the group moves it, do no harm: what both find has one id.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use shared::config::{Config, KafkaConfig};
-use shared::poll::{PollRequest, Progress, progress_topic, requests_topic};
+use shared::poll::{Entities, PollRequest, Progress, entities_topic, progress_topic, requests_topic};
 use tokio::sync::mpsc;
 
 /// How soon a member that says nothing loses its partitions.
@@ -33,7 +33,8 @@ const AGAIN: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(super) struct Shared {
     kafka: KafkaConfig,
-    progress: String,
+    pub(super) progress: String,
+    pub(super) entities: String,
     requests: String,
     /// The pollers' group: as the log's topics, one for each log.
     group: String,
@@ -46,6 +47,7 @@ impl Shared {
         Self {
             kafka: config.kafka.clone(),
             progress: progress_topic(log),
+            entities: entities_topic(log),
             requests: requests_topic(log),
             group: format!("{log}.poll"),
             partitions: config.log.partitions,
@@ -193,36 +195,56 @@ pub(super) fn progress(
 }
 
 fn read(shared: &Shared, partition: i32) -> Result<HashMap<String, Progress>, String> {
+    let mut found = HashMap::new();
+    read_all(shared, &shared.progress, partition, |value| match serde_json::from_slice::<Progress>(value) {
+        Ok(progress) => drop(found.insert(progress.key(), progress)),
+        Err(_) => tracing::warn!(partition, "a record of the progress of polls is none"),
+    })?;
+    Ok(found)
+}
+
+/// Reads the entities of a list: its parts from 0 to the first that is empty or not there.
+pub(super) fn entities(shared: &Shared, partition: i32, list: &str) -> Result<BTreeSet<String>, String> {
+    let mut parts = BTreeMap::new();
+    read_all(shared, &shared.entities, partition, |value| {
+        if let Ok(part) = serde_json::from_slice::<Entities>(value)
+            && part.list == list
+        {
+            parts.insert(part.part, part.ids);
+        }
+    })?;
+    let whole = parts
+        .into_iter()
+        .enumerate()
+        .take_while(|(n, (part, ids))| u32::try_from(*n).is_ok_and(|n| n == *part) && !ids.is_empty());
+    Ok(whole.flat_map(|(_, (_, ids))| ids).collect())
+}
+
+/// Reads a partition to its present end.
+fn read_all(shared: &Shared, topic: &str, partition: i32, mut each: impl FnMut(&[u8])) -> Result<(), String> {
     let text = |error: KafkaError| error.to_string();
     let consumer: BaseConsumer = shared.consumer().create().map_err(text)?;
-    let (low, high) = consumer.fetch_watermarks(&shared.progress, partition, REQUEST).map_err(text)?;
-    let mut found = HashMap::new();
+    let (low, high) = consumer.fetch_watermarks(topic, partition, REQUEST).map_err(text)?;
     if low >= high {
-        return Ok(found);
+        return Ok(());
     }
     let mut list = TopicPartitionList::new();
-    list.add_partition_offset(&shared.progress, partition, Offset::Offset(low)).map_err(text)?;
+    list.add_partition_offset(topic, partition, Offset::Offset(low)).map_err(text)?;
     consumer.assign(&list).map_err(text)?;
     let mut heard = Instant::now();
     loop {
         // The position moves past what compaction removed, too.
         let position = consumer.position().map_err(text)?;
-        let position = position.find_partition(&shared.progress, partition).map(|p| p.offset());
+        let position = position.find_partition(topic, partition).map(|p| p.offset());
         if matches!(position, Some(Offset::Offset(next)) if next >= high) {
-            return Ok(found);
+            return Ok(());
         }
         match consumer.poll(LOOK) {
             Some(Ok(message)) => {
                 heard = Instant::now();
-                let offset = message.offset();
-                match serde_json::from_slice::<Progress>(message.payload().unwrap_or_default()) {
-                    Ok(progress) => drop(found.insert(progress.key(), progress)),
-                    Err(_) => {
-                        tracing::warn!(partition, offset, "a record of the progress of polls is none")
-                    }
-                }
-                if offset + 1 >= high {
-                    return Ok(found);
+                each(message.payload().unwrap_or_default());
+                if message.offset() + 1 >= high {
+                    return Ok(());
                 }
             }
             Some(Err(error)) => return Err(text(error)),

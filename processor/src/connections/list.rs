@@ -5,19 +5,61 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use shared::config::{Config, ConnectionStatus};
+use shared::poll::{Progress, progress_topic};
 
 use super::{FENCE_KEY, Labels, Standing};
 use crate::broker::BrokerError;
 use crate::kafka::Reader;
 
-/// A connection, and what the configuration says of it.
+/// A connection: how it stands, how far its lists are polled, and what the configuration says of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Listed {
-    /// As its record says.
+    /// Which, and how it stands.
     #[serde(flatten)]
-    pub standing: Standing,
-    /// What people call it by. What pollers know of it would stand here, too.
+    pub known: Known,
+    /// Its lists, where the source is polled.
+    pub lists: Vec<Progress>,
+    /// What people call it by.
     pub labels: BTreeMap<String, String>,
+}
+
+/// What is known of a connection's status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Known {
+    /// As its record says.
+    Told(Standing),
+    /// No event has told it yet.
+    Silent {
+        /// The source.
+        source: String,
+        /// The connection.
+        connection: String,
+    },
+}
+
+impl Known {
+    const fn standing(&self) -> Option<&Standing> {
+        match self {
+            Self::Told(standing) => Some(standing),
+            Self::Silent { .. } => None,
+        }
+    }
+
+    fn names(&self) -> (&str, &str) {
+        match self {
+            Self::Told(standing) => (&standing.source, &standing.connection),
+            Self::Silent { source, connection } => (source, connection),
+        }
+    }
+}
+
+impl Listed {
+    /// When the list that was read least recently was read to its end; none where one never was.
+    fn last_poll(&self) -> Option<&str> {
+        let oldest = self.lists.iter().map(|list| list.last_success.as_deref().unwrap_or_default()).min()?;
+        Some(oldest).filter(|time| !time.is_empty())
+    }
 }
 
 /// Which connections are asked for.
@@ -32,12 +74,13 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn takes(&self, standing: &Standing) -> bool {
+    fn takes(&self, known: &Known) -> bool {
+        let (source, connection) = known.names();
         let is =
             |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
-        is(&self.source, &standing.source)
-            && is(&self.connection, &standing.connection)
-            && self.status.is_none_or(|status| status == standing.status)
+        is(&self.source, source)
+            && is(&self.connection, connection)
+            && self.status.is_none_or(|status| known.standing().is_some_and(|found| found.status == status))
     }
 }
 
@@ -72,13 +115,14 @@ pub fn topic(config: &Config) -> Result<String, ListError> {
     }
 }
 
-/// Reads the topic to its end: the connections that are asked for, by source and connection.
+/// Reads the topic to its end, and that of the polls: the connections that are asked for, by source and connection.
 ///
 /// # Errors
 /// Kafka does not answer.
 pub fn list(config: &Config, topic: &str, filter: &Filter) -> Result<Vec<Listed>, ListError> {
     let reader = Reader::of(&config.kafka, "hookline-connections", "hookline-connections")?;
     let mut found: BTreeMap<(String, String), Standing> = BTreeMap::new();
+    let mut silent: BTreeMap<(String, String), Known> = BTreeMap::new();
     for partition in 0..i32::try_from(config.log.partitions).unwrap_or(i32::MAX) {
         let mut of_partition: BTreeMap<Vec<u8>, Standing> = BTreeMap::new();
         reader.all(topic, partition, &mut |read| match serde_json::from_slice(read.value()) {
@@ -98,9 +142,19 @@ pub fn list(config: &Config, topic: &str, filter: &Filter) -> Result<Vec<Listed>
         }
     }
     let labels = Labels::read(config);
-    let listed = found.into_values().filter(|standing| filter.takes(standing));
+    let mut lists = polls(config, &reader)?;
+    for key in lists.keys() {
+        let (source, connection) = key.clone();
+        silent.entry(key.clone()).or_insert(Known::Silent { source, connection });
+    }
+    silent.extend(found.into_iter().map(|(key, standing)| (key, Known::Told(standing))));
+    let listed = silent.into_iter().filter(|(_, known)| filter.takes(known));
     Ok(listed
-        .map(|standing| Listed { labels: labels.of(&standing.source, &standing.connection), standing })
+        .map(|(key, known)| Listed {
+            labels: labels.of(&key.0, &key.1),
+            lists: lists.remove(&key).unwrap_or_default(),
+            known,
+        })
         .collect())
 }
 
@@ -109,23 +163,52 @@ fn instant(standing: &Standing) -> Option<jiff::Timestamp> {
     standing.time.parse().ok()
 }
 
+/// How far each connection's lists are polled; none where nothing is polled.
+fn polls(config: &Config, reader: &Reader) -> Result<Lists, ListError> {
+    let mut found = Lists::new();
+    if config.sources.values().all(|source| source.poll.is_none()) {
+        return Ok(found);
+    }
+    let topic = progress_topic(&config.log.topic);
+    for partition in 0..i32::try_from(config.log.partitions).unwrap_or(i32::MAX) {
+        let mut newest: BTreeMap<Vec<u8>, Progress> = BTreeMap::new();
+        reader.all(&topic, partition, &mut |read| {
+            // What is no progress is told of by the poller.
+            if let Ok(progress) = serde_json::from_slice(read.value()) {
+                newest.insert(read.key().to_vec(), progress);
+            }
+        })?;
+        for progress in newest.into_values() {
+            let key = (progress.source.clone(), progress.connection.clone());
+            found.entry(key).or_default().push(progress);
+        }
+    }
+    Ok(found)
+}
+
+/// Lists by source and connection.
+type Lists = BTreeMap<(String, String), Vec<Progress>>;
+
 /// A table for people.
 #[must_use]
 pub fn table(rows: &[Listed]) -> String {
     let mut out = format!(
-        "{:<12} {:<20} {:<23} {:<25} {:<25} {:<30} {}\n",
-        "source", "connection", "status", "since", "last event", "labels", "reason"
+        "{:<12} {:<20} {:<23} {:<25} {:<25} {:<25} {:<30} {}\n",
+        "source", "connection", "status", "since", "last event", "last poll", "labels", "reason"
     );
-    for Listed { standing, labels } in rows {
+    for row in rows {
+        let (source, connection) = row.known.names();
+        let standing = row.known.standing();
+        let text = |value: Option<&str>| value.map_or_else(|| "-".to_owned(), plain);
         out.push_str(&format!(
-            "{:<12} {:<20} {:<23} {:<25} {:<25} {:<30} {}\n",
-            standing.source,
-            plain(&standing.connection),
-            standing.status,
-            plain(&standing.since),
-            plain(&standing.time),
-            plain(&joined(labels)),
-            standing.reason.as_deref().map_or_else(|| "-".to_owned(), plain)
+            "{source:<12} {:<20} {:<23} {:<25} {:<25} {:<25} {:<30} {}\n",
+            plain(connection),
+            text(standing.map(|standing| standing.status.name())),
+            text(standing.map(|standing| &*standing.since)),
+            text(standing.map(|standing| &*standing.time)),
+            text(row.last_poll()),
+            plain(&joined(&row.labels)),
+            text(standing.and_then(|standing| standing.reason.as_deref()))
         ));
     }
     out
@@ -133,21 +216,48 @@ pub fn table(rows: &[Listed]) -> String {
 
 /// Everything that is known of one connection, for people.
 #[must_use]
-pub fn detail(Listed { standing, labels }: &Listed) -> String {
-    let previous = standing.previous.map_or("-", ConnectionStatus::name);
+pub fn detail(Listed { known, lists, labels }: &Listed) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: &str| out.push_str(&format!("{name:<12} {}\n", plain(value)));
-    line("source", &standing.source);
-    line("connection", &standing.connection);
-    line("status", standing.status.name());
-    line("since", &standing.since);
-    line("previous", previous);
-    line("reason", standing.reason.as_deref().unwrap_or("-"));
-    line("last event", &format!("{} {} at {}", standing.event_type, standing.event_id, standing.time));
+    let (source, connection) = known.names();
+    line("source", source);
+    line("connection", connection);
+    match known.standing() {
+        None => line("status", "no event has told it yet"),
+        Some(standing) => {
+            line("status", standing.status.name());
+            line("since", &standing.since);
+            line("previous", standing.previous.map_or("-", ConnectionStatus::name));
+            line("reason", standing.reason.as_deref().unwrap_or("-"));
+            line(
+                "last event",
+                &format!("{} {} at {}", standing.event_type, standing.event_id, standing.time),
+            );
+        }
+    }
+    for list in lists {
+        line("list", &format!("{}: {}", list.resource, polled(list)));
+    }
     for (name, value) in labels {
         line(&format!("label {name}"), value);
     }
     out
+}
+
+/// How far a list is, in a sentence.
+fn polled(list: &Progress) -> String {
+    let mut parts = vec![list.last_success.as_ref().map_or_else(
+        || "never read to its end".to_owned(),
+        |time| format!("read to its end at {time}, {} records", list.records),
+    )];
+    if let Some(now) = &list.list {
+        let total = now.total.map_or_else(String::new, |total| format!(" of {total}"));
+        parts.push(format!("now at record {}{total}", now.records));
+    }
+    if let Some(error) = &list.last_error {
+        parts.push(format!("failed {} times since, last: {error}", list.failures));
+    }
+    parts.join("; ")
 }
 
 fn joined(labels: &BTreeMap<String, String>) -> String {

@@ -6,9 +6,16 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use shared::config::{Config, GapPolicy, OrderConfig, PipelineConfig, type_matches};
 
+use super::entity::Held;
+
 /// The version of this fold. It rises when the same records would be decided otherwise; each record is decided by the
 /// version in force where it stands, so that a program goes on knowing the earlier ones.
-const FOLD_VERSION: u32 = 1;
+///
+/// 1: webhooks, `gap-expired`. 2: snapshots, `gap-skip`, and gap policies other than `skip`.
+const FOLD_VERSION: u32 = 2;
+
+/// The version from which on there are snapshots, `gap-skip` and parked gaps.
+const SNAPSHOTS_SINCE: u32 = 2;
 
 /// The newest version that this program folds by.
 #[must_use]
@@ -120,6 +127,35 @@ impl FoldConfig {
         let source = self.sources.get(source)?;
         let rule = source.rules.iter().find(|rule| rule.types.iter().any(|t| type_matches(t, kind)));
         rule.map_or(Some(&source.order), |rule| rule.order.as_ref())
+    }
+
+    /// Whether snapshots are more than webhooks, and operators' skips are obeyed.
+    #[must_use]
+    pub fn knows_snapshots(&self) -> bool {
+        self.version >= SNAPSHOTS_SINCE
+    }
+
+    /// What happens to the gap that a held event waits for. Where its type is ordered otherwise by now: `skip`.
+    #[must_use]
+    pub fn gap_policy_of(&self, held: &Held) -> GapPolicy {
+        let event = held.frame.event().ok();
+        match event.and_then(|event| self.order_of(event.source, event.kind)) {
+            Some(Order::Sequence { gap_policy, .. }) if self.knows_snapshots() => *gap_policy,
+            Some(Order::Sequence { .. } | Order::Arrival | Order::Version) | None => GapPolicy::Skip,
+        }
+    }
+
+    /// Half of the longest wait of the gaps that the poller is asked to fill; `None` where it is never asked.
+    #[must_use]
+    pub fn asks_ahead_ms(&self) -> Option<i64> {
+        let orders = self.sources.values().flat_map(|source| {
+            source.rules.iter().filter_map(|rule| rule.order.as_ref()).chain([&source.order])
+        });
+        let waits = orders.filter_map(|order| match order {
+            Order::Sequence { gap_wait_ms, gap_policy, .. } if gap_policy.asks() => Some(gap_wait_ms / 2),
+            Order::Sequence { .. } | Order::Arrival | Order::Version => None,
+        });
+        waits.max().filter(|_| self.knows_snapshots())
     }
 }
 

@@ -20,7 +20,8 @@ pub enum Entity {
     Sequence {
         /// The number that applies next; `None` while the first one is still looked for.
         next: Option<u64>,
-        /// The event that had the number before `next`, to tell its repeat under another id.
+        /// The event that had the number before `next`, to tell its repeat under another id;
+        /// [`EventId::SNAPSHOT`] where that was no webhook.
         last: Option<EventId>,
         /// Events that wait, by number.
         held: BTreeMap<u64, Held>,
@@ -62,6 +63,17 @@ pub struct Gap {
     pub deadline_ms: i64,
     /// How long gaps of this entity are waited for.
     pub wait_ms: i64,
+}
+
+impl Gap {
+    /// The deadline of a parked gap, which does not expire.
+    pub const NEVER_MS: i64 = i64::MAX;
+
+    /// Whether the wait was over, and the entity stands still until the gap is closed.
+    #[must_use]
+    pub const fn is_parked(&self) -> bool {
+        self.deadline_ms == Self::NEVER_MS
+    }
 }
 
 /// An event that waits.

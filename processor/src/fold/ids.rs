@@ -20,6 +20,9 @@ impl std::hash::Hash for EventId {
 }
 
 impl EventId {
+    /// What stands for the event of a number whose place a snapshot took: no event's identity.
+    pub const SNAPSHOT: Self = Self([0; 16]);
+
     /// The identity of an event. The separator cannot stand in a source's name, and lengths are part of the
     /// digest, so no two different triples share one.
     #[must_use]

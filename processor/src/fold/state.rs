@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Verdict;
 use super::config::FoldConfig;
-use super::entity::{Entity, Gap};
+use super::entity::{Entity, Gap, Held};
 use super::ids::{BucketKey, EventId, IdBlock, Ids};
 use crate::defect::{Defect, planted};
 use crate::frame::Frame;
@@ -99,6 +99,27 @@ pub struct Delta {
     pub entities: Vec<(EntityKey, Entity)>,
 }
 
+impl Delta {
+    /// Whether the configuration in force is for a fold with snapshots.
+    #[must_use]
+    pub fn knows_snapshots(&self) -> bool {
+        self.head.config.as_ref().is_some_and(|in_force| in_force.config.knows_snapshots())
+    }
+}
+
+/// An entity that waits for an event.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenGap<'a> {
+    /// The entity's key.
+    pub key: &'a [u8],
+    /// The number that is missing; `None` while the first is looked for.
+    pub next: Option<u64>,
+    /// Since when, and until when.
+    pub gap: Gap,
+    /// What waits, by number; never empty.
+    pub held: &'a BTreeMap<u64, Held>,
+}
+
 /// The state of one partition.
 #[derive(Debug)]
 pub struct State {
@@ -120,6 +141,8 @@ struct Overlay {
     seen: HashMap<EventId, BucketKey>,
     blocks: Vec<IdBlock>,
     entities: HashMap<EntityKey, Entity>,
+    /// What was held and became stale: no part of the delta.
+    passed: Vec<Held>,
     /// About how many bytes the delta would take.
     bytes: usize,
 }
@@ -132,6 +155,7 @@ impl Overlay {
             seen: HashMap::new(),
             blocks: Vec::new(),
             entities: HashMap::new(),
+            passed: Vec::new(),
             bytes: 0,
         }
     }
@@ -185,20 +209,38 @@ impl State {
         self.ids.len() * size_of::<EventId>() + self.entity_bytes
     }
 
-    /// Gaps whose wait is over at `time_ms`, as of the last checkpoint, the oldest first: entity, next, gap.
-    pub fn gaps_due(&self, time_ms: i64) -> impl Iterator<Item = (&[u8], Option<u64>, Gap)> {
-        self.gaps.iter().take_while(move |(deadline, _)| *deadline < time_ms).filter_map(
-            |(_, key)| match self.entities.get(key)? {
-                Entity::Sequence { next, gap: Some(gap), .. } => Some((&**key, *next, *gap)),
-                Entity::Sequence { gap: None, .. } | Entity::Version { .. } => None,
-            },
-        )
+    /// Open gaps, as of the last checkpoint: the first to expire first, then the parked ones.
+    pub fn gaps(&self) -> impl Iterator<Item = OpenGap<'_>> {
+        self.gaps.iter().filter_map(|(_, key)| match self.entities.get(key)? {
+            Entity::Sequence { next, held, gap: Some(gap), .. } => {
+                Some(OpenGap { key, next: *next, gap: *gap, held })
+            }
+            Entity::Sequence { gap: None, .. } | Entity::Version { .. } => None,
+        })
     }
 
-    /// Open gaps as of the last checkpoint.
+    /// Gaps whose wait is over at `time_ms`, as of the last checkpoint, the oldest first. Never a parked one.
+    pub fn gaps_due(&self, time_ms: i64) -> impl Iterator<Item = OpenGap<'_>> {
+        self.gaps().take_while(move |open| open.gap.deadline_ms < time_ms)
+    }
+
+    /// How many gaps are open as of the last checkpoint, with the parked ones.
     #[must_use]
     pub fn gaps_open(&self) -> usize {
         self.gaps.len()
+    }
+
+    /// How many of the open gaps are parked.
+    #[must_use]
+    pub fn gaps_parked(&self) -> usize {
+        self.gaps.range((Gap::NEVER_MS, EntityKey::default())..).count()
+    }
+
+    /// Events that were held and became stale, without an effect, since this was last asked or the last checkpoint: for
+    /// those who tell of events.
+    #[must_use]
+    pub fn take_passed(&mut self) -> Vec<Held> {
+        std::mem::take(&mut self.overlay.passed)
     }
 
     /// Forgets what was folded since the last checkpoint.
@@ -268,6 +310,12 @@ impl State {
 
     pub(super) fn head_mut(&mut self) -> &mut Head {
         &mut self.overlay.head
+    }
+
+    /// A held event is stale.
+    pub(super) fn pass(&mut self, held: Held) {
+        self.overlay.head.totals.release(Verdict::Stale);
+        self.overlay.passed.push(held);
     }
 
     /// Moves past a record.

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
-use rdkafka::producer::{BaseProducer, BaseRecord};
+use rdkafka::producer::{BaseProducer, BaseRecord, ThreadedProducer};
+use shared::poll::{PollRequest, requests_topic};
 
-use super::producer::{Deliveries, JOURNAL, settle};
+use super::producer::{Deliveries, JOURNAL, Unheard, settle};
 use super::reader::Reader;
 use super::{KafkaContext, is_passing, let_go, list, record_of, retry};
 use crate::broker::{BrokerError, Log, acknowledged};
@@ -29,7 +30,12 @@ struct Clients {
     reader: Reader,
     /// Appends control records.
     controls: BaseProducer<Deliveries>,
+    /// Sends wishes to the poller; made with the first.
+    wishes: Option<ThreadedProducer<Unheard>>,
 }
+
+/// Wishes that may wait for Kafka; further ones are not sent.
+const WISHES_MAX: usize = 1_000;
 
 impl KafkaLog {
     /// Clients without partitions.
@@ -56,7 +62,23 @@ impl Clients {
             consumer: config.create().map_err(|e| retry(&e))?,
             reader: Reader::new(context)?,
             controls: controls.create_with_context(Deliveries::default()).map_err(|e| retry(&e))?,
+            wishes: None,
         })
+    }
+
+    /// A producer of its own: a topic that is away must not hold up the control records.
+    fn wishes(&mut self, context: &KafkaContext) -> Result<&ThreadedProducer<Unheard>, BrokerError> {
+        match &mut self.wishes {
+            Some(producer) => Ok(producer),
+            none @ None => {
+                let bytes_max = context.log_record_bytes_max;
+                let mut config = shared::kafka::log_producer(&context.config, &context.client_id, bytes_max);
+                config
+                    .set("message.timeout.ms", "10000")
+                    .set("queue.buffering.max.messages", WISHES_MAX.to_string());
+                Ok(none.insert(config.create_with_context(Unheard::default()).map_err(|e| retry(&e))?))
+            }
+        }
     }
 }
 
@@ -120,5 +142,13 @@ impl Log for KafkaLog {
             .headers(event.to_headers());
         self.clients.controls.send(record).map_err(|(e, _)| retry(&e))?;
         acknowledged(&settle(&self.clients.controls)?, partition)
+    }
+    fn ask(&mut self, request: &PollRequest) -> Result<(), BrokerError> {
+        let value = serde_json::to_vec(request)
+            .map_err(|e| BrokerError::Retry(format!("a request of the poller: {e}")))?;
+        let key = request.key();
+        let topic = requests_topic(&self.context.topic);
+        let record = BaseRecord::to(&topic).key(&key).payload(&value);
+        self.clients.wishes(&self.context)?.send(record).map_err(|(e, _)| retry(&e))
     }
 }

@@ -1,5 +1,6 @@
 //! What a producer's acknowledgements say.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,26 @@ impl ProducerContext for Deliveries {
             }
             Ok(_) => {}
             Err((error, _)) => self.lock().failed = Some(error.clone()),
+        }
+    }
+}
+
+/// Nobody waits for these records: that some are not taken is said once, until one is.
+#[derive(Default)]
+pub(super) struct Unheard {
+    failing: AtomicBool,
+}
+
+impl ClientContext for Unheard {}
+
+impl ProducerContext for Unheard {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): Self::DeliveryOpaque) {
+        let failed = result.as_ref().err();
+        let was_failing = self.failing.swap(failed.is_some(), Ordering::Relaxed);
+        if let (Some((error, message)), false) = (failed, was_failing) {
+            tracing::warn!(topic = message.topic(), %error, "requests of the poller are not taken");
         }
     }
 }

@@ -208,6 +208,8 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         }
         state.apply(p.delta);
         *own_mark = mark;
-        self.progress.checkpointed(p.partition, state);
+        let running = part.running.as_mut();
+        let snapshots = running.map_or(0, |running| std::mem::take(&mut running.snapshots_applied));
+        self.progress.checkpointed(p.partition, state, snapshots);
     }
 }

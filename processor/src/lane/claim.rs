@@ -1,6 +1,8 @@
 //! Claim: become the owner of partitions, restore their state, fence the sink, find where to go on.
 //! Steps P3, P4, P9 and P11 of the protocol.
 
+use std::collections::BTreeMap;
+
 use super::{Lane, Part, Running, Stuck, Trouble};
 use crate::broker::{BrokerError, Commit, Committed, Journal, Log, acknowledged};
 use crate::clock::Clock;
@@ -157,7 +159,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         self.configure(partition, &mut state, epoch)?;
         self.log.start(partition, state.head().next_offset)?;
         let Some(part) = self.parts.get_mut(&partition) else { return Ok(()) };
-        self.progress.checkpointed(partition, &state);
+        self.progress.checkpointed(partition, &state, 0);
         tracing::info!(partition, %epoch, offset = state.head().next_offset, "partition claimed");
         self.health.ready(&super::part(partition));
         part.memory = Some((state, mark));
@@ -168,7 +170,9 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             effects: Vec::new(),
             effect_bytes: 0,
             hole: None,
-            gaps_appended: std::collections::BTreeMap::new(),
+            gaps_appended: BTreeMap::new(),
+            gaps_asked: BTreeMap::new(),
+            snapshots_applied: 0,
         });
         Ok(())
     }
@@ -400,7 +404,7 @@ pub(crate) fn first_config(record: &Record, pipeline: &str) -> Option<InForce> {
         Control::Config(config) if config.pipeline == pipeline => {
             Some(InForce { config: config.fold, epoch: config.epoch })
         }
-        Control::Config(_) | Control::GapExpired(_) => None,
+        Control::Config(_) | Control::GapExpired(_) | Control::GapSkip(_) => None,
     }
 }
 

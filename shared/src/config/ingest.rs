@@ -40,7 +40,7 @@ impl Default for IngestConfig {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
-            poll_admin_listen: SocketAddr::from(([127, 0, 0, 1], 9466)),
+            poll_admin_listen: SocketAddr::from(([127, 0, 0, 1], 9467)),
             public_url: None,
             body_limit: Size::kib(1024),
             head_limit: Size::kib(32),

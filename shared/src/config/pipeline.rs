@@ -162,6 +162,27 @@ pub enum GapPolicy {
     /// Go on without the missing events; should one come later, it is stale.
     #[default]
     Skip,
+    /// Hold what comes after, until the missing event comes, polling finds the entity at its number or a later one, or
+    /// an operator goes on without it: `processor gaps skip`.
+    Park,
+    /// Ask the poller for the entity when half of the wait is over; then as `skip`.
+    BackfillOrSkip,
+    /// Ask the poller for the entity when half of the wait is over; then as `park`.
+    BackfillOrPark,
+}
+
+impl GapPolicy {
+    /// Whether the poller is asked for what is missing.
+    #[must_use]
+    pub const fn asks(self) -> bool {
+        matches!(self, Self::BackfillOrSkip | Self::BackfillOrPark)
+    }
+
+    /// Whether the entity stands still when the wait is over.
+    #[must_use]
+    pub const fn parks(self) -> bool {
+        matches!(self, Self::Park | Self::BackfillOrPark)
+    }
 }
 
 impl PipelineConfig {

@@ -115,9 +115,25 @@ pub struct ResourceConfig {
     /// The type, where `body` has `{type}`.
     #[serde(rename = "type", default)]
     pub kind: String,
+    /// How deletions that no webhook told are found. Without it: not at all.
+    pub sweep: Option<SweepConfig>,
     /// Types of webhooks after which the list is asked for at once, such as that of a finished synchronisation.
     #[serde(default)]
     pub triggers: Vec<String>,
+}
+
+/// Finding what a list does not have any more. A list that is read whole, without an error, is compared with the one
+/// before; a record that is missing is asked for by itself, and deleted if there is none.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SweepConfig {
+    /// How often the list is read whole.
+    pub interval: Span,
+    /// The type of the event that a deletion becomes.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its body: JSON with `{type}`, `{connection}`, `{entity}` (without prefix) and `{time}`, when it was found.
+    pub body: Spanned<String>,
 }
 
 /// The size of a page.
@@ -242,6 +258,13 @@ impl ResourceConfig {
             if selector.is_some_and(|selector| !matches!(selector, Selector::Pointer(_))) {
                 return fail(field, "is a JSON pointer into the answer, such as \"/data\"");
             }
+        }
+        if let Some(sweep) = &self.sweep {
+            if self.one.is_none() {
+                return fail("sweep", "needs `one`: what a list does not have is asked for by itself");
+            }
+            let names = ["type", "connection", "entity", "time"];
+            check_template(at, &format!("{key}.sweep.body"), &sweep.body, &names)?;
         }
         check_template(at, &format!("{key}.body"), &self.body, &["record", "connection", "type"])?;
         if !self.body.get_ref().contains("{record}") {

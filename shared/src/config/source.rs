@@ -256,6 +256,21 @@ impl SourceConfig {
         self.rules.iter().find(|rule| rule.types.iter().any(|pattern| type_matches(pattern, kind)))
     }
 
+    /// Whether some types of events are ordered by a number whose gaps the poller is asked to fill.
+    #[must_use]
+    pub fn asks_for_missing(&self) -> bool {
+        let orders = self.rules.iter().filter_map(|rule| rule.order.as_ref()).chain([&self.order]);
+        orders.into_iter().any(|order| match order {
+            OrderConfig::Sequence(sequence) => sequence.gap_policy.asks(),
+            OrderConfig::Arrival | OrderConfig::Version(_) => false,
+        })
+    }
+
+    /// Whether the provider is asked for single records.
+    fn can_ask_for_one(&self) -> bool {
+        self.poll.as_ref().is_some_and(|poll| poll.resources.values().any(|resource| resource.one.is_some()))
+    }
+
     pub(super) fn resolve(
         &mut self,
         at: &Places<'_>,
@@ -337,6 +352,13 @@ impl SourceConfig {
             }
             Some(OrderConfig::Sequence(order)) if order.start.is_some_and(|s| i64::try_from(s).is_err()) => {
                 Err(at.error(None, &format!("{key}.order.sequence.start"), "must be below 2^63"))
+            }
+            Some(OrderConfig::Sequence(order)) if order.gap_policy.asks() && !self.can_ask_for_one() => {
+                let message = format!(
+                    "asks the provider for what is missing, so [{key}.poll.resources.RESOURCE] must have `one`, the \
+                     path of one record; or choose \"skip\" or \"park\""
+                );
+                Err(at.error(None, &format!("{key}.order.sequence.gap_policy"), &message))
             }
             _ => Ok(()),
         }

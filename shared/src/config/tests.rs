@@ -110,6 +110,32 @@ fn connections_have_secrets_of_their_own() {
 }
 
 #[test]
+fn a_gap_is_filled_by_a_provider_that_can_be_asked() {
+    let secrets = secret();
+    let with = |policy: &str, one: &str| {
+        format!(
+            "[sources.g]\nverify.github = {{}}\nsecrets = {secrets}\nconnection = \"path\"\nentity = \"/id\"\n\
+             order.sequence = {{ at = \"/n\", gap_policy = \"{policy}\" }}\n\
+             [sources.g.poll]\nurl = \"https://api.example\"\n[sources.g.poll.resources.orders]\n\
+             path = \"/orders\"\nbody = '{{\"n\":{{record}}}}'\n{one}"
+        )
+    };
+    let parse = |text: &str| {
+        Config::parse(&format!("{MINIMAL}{text}"), Path::new("hookline.toml"), Secrets::All).unwrap()
+    };
+    for policy in ["backfill_or_skip", "backfill_or_park"] {
+        let text = error(&with(policy, ""));
+        assert!(text.starts_with("hookline.toml:8: sources.g.order.sequence.gap_policy: "), "{text}");
+        assert!(text.contains("[sources.g.poll.resources.RESOURCE] must have `one`"), "{text}");
+        assert!(parse(&with(policy, "one = \"/orders/{entity}\"\n")).sources["g"].asks_for_missing());
+    }
+    for policy in ["skip", "park"] {
+        assert!(!parse(&with(policy, "")).sources["g"].asks_for_missing());
+    }
+    assert!(error(&with("wait", "")).contains("backfill_or_park"), "the policies are named");
+}
+
+#[test]
 fn a_retention_below_the_window_is_refused() {
     let text = error(
         "[log]\nretention = \"1d\"\n[pipelines.p]\nstate_dir = \"/tmp\"\nsink.sqlite = { path = \"x\" }\n",

@@ -87,8 +87,10 @@ fn stored_frames() {
 #[test]
 fn control_records() {
     const GAP: &[u8] = br#"{"pipeline":"p","next":1,"opened_at":0,"stage":0,"by":"x","why":"y"}"#;
-    check!().with_type::<(bool, u8, Vec<u8>)>().for_each(|(is_gap, at, drawn)| {
-        let kind: &[u8] = if *is_gap { b"hookline.control.gap-expired" } else { b"hookline.control.config" };
+    const KINDS: [&[u8]; 3] =
+        [b"hookline.control.gap-expired", b"hookline.control.gap-skip", b"hookline.control.config"];
+    check!().with_type::<(u8, u8, Vec<u8>)>().for_each(|(kind, at, drawn)| {
+        let kind = KINDS[usize::from(*kind) % KINDS.len()];
         let headers: Vec<_> = well_formed().chain([(header::TYPE, kind)]).collect();
         let event = EventView::parse(headers.iter().map(|(name, value)| (name.as_bytes(), *value))).unwrap();
         // A good one, damaged from some place on.

@@ -54,6 +54,9 @@ enum Command {
     Scenarios,
     /// Prints the `[sources.NAME]` tables for the provider that `serve` is.
     ProviderConfig(serve::ProviderConfig),
+    /// Compares an SQLite sink with what a running provider expects, row by row.
+    #[cfg(feature = "sqlite")]
+    Check(serve::Check),
 }
 
 fn main() -> ExitCode {
@@ -67,18 +70,15 @@ fn main() -> ExitCode {
             } else {
                 print_report(&plan, &report);
             }
-            for difference in differences.iter().take(SHOWN_MAX) {
-                eprintln!("{difference}");
-            }
-            if differences.len() > SHOWN_MAX {
-                eprintln!("and {} more", differences.len() - SHOWN_MAX);
-            }
+            print_differences(&differences);
             if differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Command::Config => {
             print_config();
             ExitCode::SUCCESS
         }
+        #[cfg(feature = "sqlite")]
+        Command::Check(args) => serve::check(&args),
         Command::Serve(args) => serve::serve(args),
         Command::Scenarios => {
             serve::scenarios();
@@ -88,6 +88,15 @@ fn main() -> ExitCode {
             serve::provider_config(&args);
             ExitCode::SUCCESS
         }
+    }
+}
+
+fn print_differences(differences: &[check::Difference]) {
+    for difference in differences.iter().take(SHOWN_MAX) {
+        eprintln!("{difference}");
+    }
+    if differences.len() > SHOWN_MAX {
+        eprintln!("and {} more", differences.len() - SHOWN_MAX);
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Reading order: `resource`, `record`, `cursor`, `world` (what there is) → [`scenario`], `play` (what happens) →
 //! `outbox` (webhooks), `requests`, `api`, [`control`] (HTTP), tied together by `engine` ⇒ `expected`, `config`,
-//! `registry`.
+//! `tables`, `registry`.
 
 mod api;
 mod config;
@@ -22,6 +22,9 @@ mod registry;
 mod requests;
 mod resource;
 pub mod scenario;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod tables;
 mod world;
 
 use std::collections::BTreeMap;
@@ -44,7 +47,10 @@ pub use outbox::{Delivery, WebhookCounts};
 pub use play::Garbage;
 pub use requests::RequestCounts;
 pub use resource::Resource;
-pub use scenario::{Fault, FaultKind, Scenario, ScenarioError};
+pub use scenario::{Endpoint, Fault, FaultKind, Scenario, ScenarioError};
+#[cfg(feature = "sqlite")]
+pub use sqlite::{CheckError, check_sqlite};
+pub use tables::{Database, compare_lines, lines_sql, rows_sql, tables_sql, tables_toml};
 pub use world::{Status, secret};
 
 /// How often it is looked whether a scenario is over.

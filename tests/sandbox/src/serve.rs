@@ -1,15 +1,21 @@
-//! The commands of the provider's side: `serve`, `scenarios` and `provider-config`.
+//! The commands of the provider's side: `serve`, `scenarios`, `provider-config` and `check`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args;
-use sandbox::provider::{self, ConfigOptions, Delivery, Options, Phase, Running, Scenario};
+use clap::{Args, ValueEnum};
+use sandbox::provider::{self, ConfigOptions, Database, Delivery, Options, Phase, Running, Scenario};
 
 /// How often `serve` says how far the scenario is.
 const TELL_EVERY: Duration = Duration::from_secs(2);
+/// How long the provider may take to say what it expects.
+#[cfg(feature = "sqlite")]
+const EXPECTED_TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest answer of that kind.
+#[cfg(feature = "sqlite")]
+const EXPECTED_BYTES_MAX: u64 = 1 << 30;
 
 /// What `serve` is asked for.
 #[derive(Args)]
@@ -61,6 +67,31 @@ pub(crate) struct ProviderConfig {
     /// The longest time between two polls of a list.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     poll_interval: Duration,
+    /// Print the tables of one's own for the records too, for the pipeline of this name.
+    #[arg(long)]
+    pipeline: Option<String>,
+    /// Print instead the SQL that makes these tables.
+    #[arg(long)]
+    sql: Option<Dialect>,
+}
+
+/// A database.
+#[derive(Clone, Copy, ValueEnum)]
+enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+/// What `check` is asked for.
+#[cfg(feature = "sqlite")]
+#[derive(Args)]
+pub(crate) struct Check {
+    /// Where the provider listens.
+    #[arg(long, default_value = "http://127.0.0.1:9000")]
+    provider: String,
+    /// The file of the sink.
+    #[arg(long)]
+    sqlite: PathBuf,
 }
 
 /// Runs the provider until it is killed.
@@ -137,6 +168,13 @@ pub(crate) fn scenarios() {
 
 /// Prints the configuration.
 pub(crate) fn provider_config(args: &ProviderConfig) {
+    if let Some(dialect) = args.sql {
+        let database = match dialect {
+            Dialect::Sqlite => Database::Sqlite,
+            Dialect::Postgres => Database::Postgres,
+        };
+        return print!("{}", provider::tables_sql(database));
+    }
     let options = ConfigOptions {
         source: &args.source,
         api_url: args.api_url.trim_end_matches('/'),
@@ -146,4 +184,38 @@ pub(crate) fn provider_config(args: &ProviderConfig) {
         overlap: Duration::from_secs(30),
     };
     print!("{}", provider::config_toml(&options));
+    if let Some(pipeline) = &args.pipeline {
+        print!("{}", provider::tables_toml(pipeline));
+    }
+}
+
+/// Compares a sink with what a running provider expects.
+#[cfg(feature = "sqlite")]
+pub(crate) fn check(args: &Check) -> ExitCode {
+    let differences = expected(&args.provider).and_then(|expected| {
+        let differences =
+            provider::check_sqlite(&expected, &args.sqlite).map_err(|error| error.to_string())?;
+        println!("{} records expected, {} differences", expected.entities.len(), differences.len());
+        Ok(differences)
+    });
+    match differences {
+        Ok(differences) => {
+            crate::print_differences(&differences);
+            if differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(feature = "sqlite")]
+fn expected(provider: &str) -> Result<provider::Expected, String> {
+    let url = format!("{}/control/expected", provider.trim_end_matches('/'));
+    let failed = |error: &dyn std::fmt::Display| format!("{url}: {error}");
+    let config = ureq::Agent::config_builder().proxy(None).timeout_global(Some(EXPECTED_TIMEOUT)).build();
+    let mut answer = ureq::Agent::new_with_config(config).get(&url).call().map_err(|error| failed(&error))?;
+    let body = answer.body_mut().with_config().limit(EXPECTED_BYTES_MAX).read_to_vec();
+    serde_json::from_slice(&body.map_err(|error| failed(&error))?).map_err(|error| failed(&error))
 }

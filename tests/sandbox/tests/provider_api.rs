@@ -189,7 +189,15 @@ fn pages_by_number_and_by_link_have_the_same_records() {
 fn fault(running: &Running, kind: FaultKind, requests: u32) {
     let wait = std::time::Duration::from_millis(if kind == FaultKind::RateLimited { 1_500 } else { 10 });
     let at = std::time::Duration::ZERO;
-    let fault = Fault { at, kind, requests, connection: Some("acme".to_owned()), resource: Some(LIST), wait };
+    let fault = Fault {
+        at,
+        kind,
+        requests,
+        connection: Some("acme".to_owned()),
+        resource: Some(LIST),
+        on: None,
+        wait,
+    };
     running.fault(&fault).unwrap();
 }
 
@@ -235,6 +243,22 @@ fn each_fault_is_shown_so_often_to_whom_it_is_for() {
     );
     let faults = &running.requests()["acme"].faults;
     assert_eq!((faults[&FaultKind::ServerError], faults[&FaultKind::CursorRepeats]), (2, 1));
+}
+
+#[test]
+fn a_fault_of_pages_leaves_single_records_alone_and_the_other_way_round() {
+    let running = with_records(1);
+    let paths = ["/api/v1/purchase-orders", "/api/v1/purchase-orders/po_000001"];
+    for (on, statuses) in [("pages", [500, 200]), ("one", [200, 500])] {
+        let fault = json!({ "kind": "server_error", "requests": 1, "connection": "acme", "on": on });
+        assert_eq!(post(&format!("{}/control/fault", running.url()), &fault).status, 200);
+        assert_eq!(paths.map(|path| ask(&running, "acme", path).status), statuses, "{on}");
+        assert_eq!(paths.map(|path| ask(&running, "acme", path).status), [200, 200], "{on}, only once");
+    }
+    let fault = json!({ "kind": "server_error", "requests": 1, "on": "one" });
+    assert_eq!(post(&format!("{}/control/fault", running.url()), &fault).status, 200);
+    let nowhere = "/api/v1/purchase-orders/po_000009";
+    assert_eq!([nowhere; 2].map(|path| ask(&running, "acme", path).status), [500, 404]);
 }
 
 #[test]

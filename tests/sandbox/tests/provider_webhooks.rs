@@ -118,13 +118,7 @@ fn what_nobody_takes_is_given_up_and_a_lost_deletion_is_owned_up_to() {
 
 #[test]
 fn an_impatient_provider_sends_again_what_was_taken() {
-    // Each webhook's first answer takes longer than the provider waits.
-    let mut seen = Vec::new();
-    let receiver = Receiver::new(move |_, got| {
-        let first = !seen.contains(&got.body);
-        seen.push(got.body.clone());
-        Some((200, Duration::from_millis(if first { 100 } else { 0 })))
-    });
+    let receiver = Receiver::strict();
     let running = start(&receiver);
     let mut scenario = fast("slow-receiver");
     scenario.webhooks.impatient = 100;

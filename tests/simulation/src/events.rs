@@ -1,5 +1,5 @@
-//! What senders send: events per entity with repeats, reordering, gaps, conflicts and rubbish, and the fold
-//! configurations that they are sent for.
+//! What senders send, and polling finds: events per entity with repeats, reordering, gaps, conflicts and rubbish, and
+//! the fold configurations that they are sent for.
 
 use std::collections::BTreeMap;
 
@@ -35,6 +35,8 @@ pub struct SimEvent {
     pub problem: bool,
     /// The sink's constraint is against it.
     pub poison: bool,
+    /// Polling found it.
+    pub snapshot: bool,
 }
 
 impl SimEvent {
@@ -42,6 +44,13 @@ impl SimEvent {
     #[must_use]
     pub fn identity(&self) -> (String, String, String) {
         (self.source.clone(), self.connection.clone(), self.id.clone())
+    }
+
+    /// What polling finds where the entity is as this event left it: under the same id however often.
+    #[must_use]
+    pub fn found(&self) -> Self {
+        let id = format!("{:?} as of {:?}", self.entity, self.sequence);
+        Self { id, problem: false, snapshot: true, ..self.clone() }
     }
 
     /// The record that ingest appends.
@@ -57,6 +66,7 @@ impl SimEvent {
             entity: self.entity.clone(),
             sequence: self.sequence.clone(),
             problem: self.problem.then(|| "the body is not JSON".to_owned()),
+            snapshot: self.snapshot.then(|| self.sequence.clone().unwrap_or_default()),
             ..Event::default()
         };
         let frame = pack(event.key(body).as_bytes(), &event, body);
@@ -84,6 +94,7 @@ pub fn plain(id: &str) -> SimEvent {
         sequence: None,
         problem: false,
         poison: false,
+        snapshot: false,
     }
 }
 
@@ -159,6 +170,7 @@ fn entity(random: &mut Random, plan: Traffic, number: usize, length: usize) -> V
             sequence: None,
             problem: false,
             poison: random.chance(plan.poison),
+            snapshot: false,
         };
         if counted || rule == 2 {
             event.sequence = Some(next.to_string());
@@ -174,7 +186,32 @@ fn entity(random: &mut Random, plan: Traffic, number: usize, length: usize) -> V
         }
         list.push(event);
     }
+    if random.chance(350) {
+        poll(random, plan, &mut list);
+    }
     list
+}
+
+/// The entity is polled: what is found comes before the webhook, in its place, or late.
+fn poll(random: &mut Random, plan: Traffic, list: &mut Vec<SimEvent>) {
+    for _ in 0..=random.below(3) {
+        let n = random.below(list.len());
+        let Some(mut found) = list.get(n).map(SimEvent::found) else { continue };
+        if random.chance(300)
+            && let Some(number) = found.sequence.as_ref().and_then(|text| text.parse::<i64>().ok())
+        {
+            // Of what no webhook tells, perhaps.
+            found.sequence = Some((number + 1).to_string());
+            found.id = found.found().id;
+        }
+        if plan.with_dead_letters && random.chance(100) {
+            found.sequence = None;
+            found.id = found.found().id;
+        }
+        let at =
+            if random.chance(600) { n.saturating_sub(2) + random.below(5) } else { random.below(list.len()) };
+        list.insert(at.min(list.len()), found);
+    }
 }
 
 /// Something is wrong with it.
@@ -215,7 +252,9 @@ pub fn fold_config(random: &mut Random, usual: &FoldConfig, variant: usize) -> F
 #[must_use]
 pub fn usual_config(random: &mut Random, with_dead_letters: bool) -> FoldConfig {
     let gap_wait_ms = random.between(100, 4_000);
-    let sequence = |start| Order::Sequence { start, gap_wait_ms, gap_policy: GapPolicy::Skip };
+    let policies = [GapPolicy::Skip, GapPolicy::Park, GapPolicy::BackfillOrSkip, GapPolicy::BackfillOrPark];
+    let gap_policy = random.pick(&policies).unwrap_or_default();
+    let sequence = |start| Order::Sequence { start, gap_wait_ms, gap_policy };
     let of = |order| SourceFold { rules: Vec::new(), order };
     let rule = |kind: &str, order| RuleFold { types: vec![kind.to_owned()], order };
     let mut sources = BTreeMap::from([

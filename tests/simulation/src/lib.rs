@@ -3,7 +3,7 @@
 //! back. Afterwards all is healed, and an oracle outside of the fold's code checks what came of each event.
 //!
 //! Reading order: [`plan`] (what a schedule is about) → [`world`] (who calls whom) → [`env`] (what happens to a
-//! call) → [`ticks`] (what happens else) → the surroundings ([`kafka`], [`group`], [`log`], [`journal`], [`sink`], [`disk`], [`senders`]) →
+//! call) → [`ticks`] (what happens else) → the surroundings ([`kafka`], [`group`], [`log`], [`journal`], [`sink`], [`disk`], [`senders`], the [`operator`]) →
 //! [`oracle`] with its [`model`] and [`rules`] → [`acts`] → [`defects`] → [`shrink`].
 
 pub mod acts;
@@ -16,6 +16,7 @@ pub mod journal;
 pub mod kafka;
 pub mod log;
 pub mod model;
+pub mod operator;
 pub mod oracle;
 pub mod plan;
 pub mod random;
@@ -119,6 +120,7 @@ pub(crate) fn come_to_rest(world: &Arc<World>) -> bool {
         }
         if turn % 8 == 7 {
             w.pass(300);
+            operator::close_parked(&mut w);
             if oracle::unrest(&mut w).is_none() {
                 return true;
             }

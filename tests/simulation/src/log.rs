@@ -7,6 +7,7 @@ use std::time::Duration;
 use processor::broker::{BrokerError, Log};
 use processor::control::Control;
 use processor::fold::Record;
+use shared::poll::PollRequest;
 
 use crate::defects::Planted;
 use crate::env::Env;
@@ -231,5 +232,25 @@ impl Log for SimLog {
             return Err(failed("append, done"));
         }
         i64::try_from(offset).map_err(|_| failed("offset"))
+    }
+    fn ask(&mut self, request: &PollRequest) -> Result<(), BrokerError> {
+        let (pipeline, process) = (self.env.pipeline, self.env.process);
+        {
+            let mut w = self.env.lock();
+            w.note(|| format!("process {process} asks: {request:?}"));
+            let PollRequest { source, connection, entity, .. } = request.clone();
+            w.asked.insert((pipeline, source, connection, entity));
+        }
+        self.env.enter("log.ask", false);
+        let mut w = self.env.lock();
+        let rate = w.plan.rates.kafka;
+        if w.fault(rate) {
+            return Err(failed("ask"));
+        }
+        // Asked, and perhaps nothing is found.
+        if w.random.chance(700) {
+            w.senders.poll(&request.source, &request.connection, request.entity.as_deref());
+        }
+        Ok(())
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use processor::control::Control;
 use processor::fold::{FoldConfig, Order};
 use processor::position::{Epoch, Position};
+use shared::config::GapPolicy;
 
 use crate::events::SimEvent;
 use crate::kafka::LogRecord;
@@ -53,6 +54,10 @@ pub struct Outcome {
     pub ends: Vec<(i64, End)>,
     /// How many control records there were.
     pub controls: u64,
+    /// How many events are held by parked entities in the end.
+    pub parked: u64,
+    /// Events that waited for one that was to be asked for, until the wait was over.
+    pub given_up: Vec<SimEvent>,
 }
 
 impl Outcome {
@@ -70,15 +75,25 @@ pub type Input<'a> = (i64, i64, &'a LogRecord);
 struct Waiting {
     number: u64,
     offset: i64,
-    id: (String, String, String),
+    event: SimEvent,
 }
+
+/// What brought an entity to its number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum By {
+    Webhook((String, String, String)),
+    Snapshot,
+}
+
+/// The deadline of a gap that is parked.
+const NEVER: i64 = i64::MAX;
 
 #[derive(Clone, Debug)]
 enum Memory {
     Newest(i128, bool),
     Counting {
         next: Option<u64>,
-        last: Option<(String, String, String)>,
+        last: Option<By>,
         waiting: Vec<Waiting>,
         /// Opened at, deadline, wait.
         gap: Option<(i64, i64, i64)>,
@@ -102,7 +117,7 @@ struct Model<'a> {
 pub fn read(log: &[Input<'_>], pipeline: &str, refused: &BTreeSet<Position>) -> Outcome {
     let first = log.iter().find_map(|(_, _, record)| match &record.control {
         Some(Control::Config(c)) if c.pipeline == pipeline => Some((c.fold.clone(), c.epoch)),
-        Some(Control::Config(_) | Control::GapExpired(_)) | None => None,
+        Some(Control::Config(_) | Control::GapExpired(_) | Control::GapSkip(_)) | None => None,
     });
     let mut model = Model {
         pipeline,
@@ -125,6 +140,11 @@ pub fn read(log: &[Input<'_>], pipeline: &str, refused: &BTreeSet<Position>) -> 
             }
             (None, Some(event)) => model.event(*offset, record.frame.key(), event),
             (None, None) => model.dead_letter(*offset),
+        }
+    }
+    for (_, memory) in &model.entities {
+        if let Memory::Counting { waiting, gap: Some((_, NEVER, _)), .. } = memory {
+            model.out.parked += waiting.len() as u64;
         }
     }
     model.out.ends.sort_unstable();
@@ -177,23 +197,31 @@ impl Model<'_> {
         }
         let step = (config.window_ms / 8).max(1);
         self.seen.push((event.identity(), self.time.div_euclid(step) * step + step));
+        let snapshot = event.snapshot && config.version >= 2;
         let ordered = !matches!(order, Order::Arrival);
-        if event.problem || (ordered && (event.entity.is_none() || event.sequence.is_none())) {
+        if event.problem || (ordered && event.entity.is_none()) {
             return self.dead_letter(offset);
+        }
+        if ordered && event.sequence.is_none() {
+            let as_it_is = snapshot && matches!(order, Order::Sequence { .. });
+            return if as_it_is { self.apply(offset) } else { self.dead_letter(offset) };
         }
         let text = event.sequence.clone().unwrap_or_default();
         match order {
             Order::Arrival => self.apply(offset),
             Order::Version => match version(&text) {
-                Some((value, is_time)) => self.newest(offset, key, value, is_time),
+                Some((value, is_time)) => self.newest(offset, key, value, is_time, snapshot),
                 None => self.dead_letter(offset),
             },
             Order::Sequence { start, gap_wait_ms, .. } => {
                 let digits = !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
                 match text.parse::<u64>() {
+                    Ok(number) if digits && number < 1 << 63 && snapshot => {
+                        self.found(offset, key, number, gap_wait_ms);
+                    }
                     Ok(number) if digits && number < 1 << 63 => {
                         let limit = config.held_events_max as usize;
-                        self.counted(offset, key, event.identity(), number, start, gap_wait_ms, limit);
+                        self.counted(offset, key, event, number, start, gap_wait_ms, limit);
                     }
                     Ok(_) | Err(_) => self.dead_letter(offset),
                 }
@@ -210,7 +238,7 @@ impl Model<'_> {
         self.entities.push((key.to_vec(), memory));
     }
 
-    fn newest(&mut self, offset: i64, key: &[u8], value: i128, is_time: bool) {
+    fn newest(&mut self, offset: i64, key: &[u8], value: i128, is_time: bool, snapshot: bool) {
         match self.take(key) {
             Some(Memory::Newest(old, old_is_time)) if old_is_time != is_time => {
                 self.put(key, Memory::Newest(old, old_is_time));
@@ -218,7 +246,8 @@ impl Model<'_> {
             }
             Some(Memory::Newest(old, _)) if value <= old => {
                 self.put(key, Memory::Newest(old, is_time));
-                return self.end(offset, End::Stale);
+                let same = snapshot && value == old;
+                return self.end(offset, if same { End::Duplicate } else { End::Stale });
             }
             Some(Memory::Counting { mut waiting, .. }) => {
                 waiting.sort_by_key(|w| w.number);
@@ -232,12 +261,31 @@ impl Model<'_> {
         self.apply(offset);
     }
 
+    /// What polling found stands for the event of its number and for all before it.
+    fn found(&mut self, offset: i64, key: &[u8], number: u64, wait: i64) {
+        let waiting = match self.take(key) {
+            Some(Memory::Counting { next: Some(next), last, waiting, gap }) if number < next => {
+                self.put(key, Memory::Counting { next: Some(next), last, waiting, gap });
+                return self.end(offset, if number + 1 == next { End::Duplicate } else { End::Stale });
+            }
+            Some(Memory::Counting { waiting, .. }) => waiting,
+            Some(Memory::Newest(..)) | None => Vec::new(),
+        };
+        self.apply(offset);
+        let (older, later): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|w| w.number <= number);
+        for w in older {
+            self.out.ends.retain(|(offset, _)| *offset != w.offset);
+            self.end(w.offset, End::Stale);
+        }
+        self.run(offset, key, number + 1, By::Snapshot, later, wait);
+    }
+
     #[allow(clippy::too_many_arguments, reason = "an event and its rule")]
     fn counted(
         &mut self,
         offset: i64,
         key: &[u8],
-        id: (String, String, String),
+        event: &SimEvent,
         number: u64,
         start: Option<u64>,
         wait: i64,
@@ -261,12 +309,15 @@ impl Model<'_> {
         let same = Memory::Counting { next, last: last.clone(), waiting: waiting.clone(), gap };
         if next == Some(number) {
             self.apply(offset);
-            return self.run(offset, key, number + 1, id, waiting, wait);
+            return self.run(offset, key, number + 1, By::Webhook(event.identity()), waiting, wait);
         }
         if next.is_some_and(|next| number < next) {
-            let repeats = next == Some(number + 1) && last.is_some_and(|last| last != id);
             self.put(key, same);
-            return if repeats { self.dead_letter(offset) } else { self.end(offset, End::Stale) };
+            return match last.filter(|_| next == Some(number + 1)) {
+                Some(By::Snapshot) => self.end(offset, End::Duplicate),
+                Some(By::Webhook(id)) if id != event.identity() => self.dead_letter(offset),
+                Some(By::Webhook(_)) | None => self.end(offset, End::Stale),
+            };
         }
         if waiting.iter().any(|w| w.number == number) || waiting.len() >= limit {
             if !waiting.is_empty() {
@@ -274,7 +325,7 @@ impl Model<'_> {
             }
             return self.dead_letter(offset);
         }
-        waiting.push(Waiting { number, offset, id });
+        waiting.push(Waiting { number, offset, event: event.clone() });
         let gap = gap.or(Some((offset, self.time + wait, wait)));
         self.put(key, Memory::Counting { next, last, waiting, gap });
         self.end(offset, End::Held);
@@ -286,14 +337,14 @@ impl Model<'_> {
         offset: i64,
         key: &[u8],
         mut next: u64,
-        mut last: (String, String, String),
+        mut last: By,
         mut waiting: Vec<Waiting>,
         wait: i64,
     ) {
         while let Some(at) = waiting.iter().position(|w| w.number == next) {
             let found = waiting.remove(at);
             self.release(offset, &found);
-            last = found.id;
+            last = By::Webhook(found.event.identity());
             next += 1;
         }
         let gap = (!waiting.is_empty()).then(|| (offset, self.time + wait, wait));
@@ -307,23 +358,51 @@ impl Model<'_> {
                     self.config = Some((c.fold.clone(), c.epoch));
                 }
             }
-            Control::GapExpired(g) if g.pipeline == self.pipeline => {
-                let (next, last, waiting, gap) = match self.take(key) {
-                    Some(Memory::Counting { next, last, waiting, gap }) => (next, last, waiting, gap),
-                    Some(other) => return self.put(key, other),
-                    None => return,
-                };
-                let smallest = waiting.iter().min_by_key(|w| w.number).cloned();
-                match (gap, smallest) {
-                    (Some((opened, deadline, wait)), Some(first))
-                        if next == g.next && opened == g.opened_at && g.stage == 0 && time > deadline =>
-                    {
-                        self.run(offset, key, first.number, first.id, waiting, wait);
-                    }
-                    _ => self.put(key, Memory::Counting { next, last, waiting, gap }),
+            Control::GapExpired(g) if g.pipeline == self.pipeline && g.stage == 0 => {
+                self.end_gap(offset, key, (g.next, g.opened_at), Some(time));
+            }
+            Control::GapSkip(g) if g.pipeline == self.pipeline => {
+                if self.config.as_ref().is_some_and(|(config, _)| config.version >= 2) {
+                    self.end_gap(offset, key, (g.next, g.opened_at), None);
                 }
             }
-            Control::Config(_) | Control::GapExpired(_) => {}
+            Control::Config(_) | Control::GapExpired(_) | Control::GapSkip(_) => {}
+        }
+    }
+
+    /// A gap is at its end: at a time, by its wait; without one, by an operator. `named` is what is missing and where
+    /// the gap was opened.
+    fn end_gap(&mut self, offset: i64, key: &[u8], named: (Option<u64>, i64), time: Option<i64>) {
+        let (next, last, waiting, gap) = match self.take(key) {
+            Some(Memory::Counting { next, last, waiting, gap }) => (next, last, waiting, gap),
+            Some(other) => return self.put(key, other),
+            None => return,
+        };
+        let smallest = waiting.iter().min_by_key(|w| w.number).cloned();
+        match (gap, smallest) {
+            (Some((opened, deadline, wait)), Some(first))
+                if named == (next, opened) && time.is_none_or(|time| time > deadline) =>
+            {
+                let policy = self.policy(&first.event).filter(|_| time.is_some() && next.is_some());
+                if policy.is_some_and(GapPolicy::asks) {
+                    self.out.given_up.push(first.event.clone());
+                }
+                if policy.is_some_and(GapPolicy::parks) {
+                    let gap = Some((opened, NEVER, wait));
+                    return self.put(key, Memory::Counting { next, last, waiting, gap });
+                }
+                self.run(offset, key, first.number, By::Webhook(first.event.identity()), waiting, wait);
+            }
+            _ => self.put(key, Memory::Counting { next, last, waiting, gap }),
+        }
+    }
+
+    /// What happens to a gap that an event waits for, from the second version of the fold on.
+    fn policy(&self, event: &SimEvent) -> Option<GapPolicy> {
+        let (config, _) = self.config.as_ref().filter(|(config, _)| config.version >= 2)?;
+        match order(config, event)? {
+            Order::Sequence { gap_policy, .. } => Some(gap_policy),
+            Order::Arrival | Order::Version => None,
         }
     }
 }

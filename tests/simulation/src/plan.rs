@@ -133,6 +133,10 @@ pub struct Plan {
     pub unfenced_group: bool,
     /// Stalls are long: others take over, and give back, meanwhile.
     pub long_stalls: bool,
+    /// The instances begin with the first version of the fold, and may be upgraded.
+    pub first_fold: bool,
+    /// An operator goes on without what parked entities wait for, once all else is done.
+    pub operator: bool,
     /// What happens at the end.
     pub last_act: LastAct,
     /// The deliberate defect, if there is one.
@@ -218,6 +222,9 @@ impl Plan {
             10 => LastAct::JournalAndStartLost,
             _ => LastAct::None,
         };
+        // A snapshot that counts as a webhook may be a conflict, and so a dead letter.
+        let first_fold = !unfenced_group && random.chance(150);
+        let operator = random.chance(500);
         Self {
             partitions: i32::from(snapshots) + 1 + i32::try_from(random.below(3)).unwrap_or(0),
             pipelines,
@@ -226,6 +233,8 @@ impl Plan {
             rates,
             unfenced_group,
             long_stalls,
+            first_fold,
+            operator,
             last_act,
             planted,
         }
@@ -259,7 +268,11 @@ impl std::fmt::Display for Plan {
             write!(f, "snapshots after {} B in chunks of {} B", p.snapshot_after, p.snapshot_chunk_bytes)?;
         }
         write!(f, "; per mille: {:?}; last act: {:?}", self.rates, self.last_act)?;
-        let modes = [(self.unfenced_group, "unfenced group"), (self.long_stalls, "long stalls")];
+        let modes = [
+            (self.unfenced_group, "unfenced group"),
+            (self.long_stalls, "long stalls"),
+            (self.first_fold, "the first version of the fold"),
+        ];
         modes.iter().filter(|(on, _)| *on).try_for_each(|(_, mode)| write!(f, "; {mode}"))
     }
 }

@@ -23,6 +23,8 @@ pub enum Rule {
     Owner,
     /// No transaction holds up the event log's readers.
     OpenLog,
+    /// What is missing is asked for before it is given up, where the policy says so.
+    Asked,
     /// A healed world comes to rest.
     Rest,
     /// What cannot go on stops, and says why.
@@ -45,6 +47,7 @@ impl fmt::Display for Rule {
             Self::Store => "the local state is the journal's",
             Self::Owner => "no former owner reaches the sink",
             Self::OpenLog => "no transaction holds up the log's readers",
+            Self::Asked => "what is missing is asked for before it is given up",
             Self::Rest => "a healed world comes to rest",
             Self::Stops => "what cannot go on stops and says why",
             Self::NoAlarm => "no alarm without a cause",

@@ -55,7 +55,26 @@ impl Senders {
                 sequence: None,
                 problem: false,
                 poison: false,
+                snapshot: false,
             });
+        }
+    }
+
+    /// The poller was asked for an entity: what it finds is appended before long.
+    pub fn poll(&mut self, source: &str, connection: &str, entity: Option<&str>) {
+        let of = |event: &&SimEvent| {
+            (event.source.as_str(), event.connection.as_str(), event.entity.as_deref())
+                == (source, connection, entity)
+                && event.sequence.is_some()
+                && !event.snapshot
+        };
+        let mut known: Vec<SimEvent> = self.traffic.iter().filter(of).map(SimEvent::found).collect();
+        if !known.is_empty() {
+            // The provider's own copy may lag, too.
+            let found = known.swap_remove(self.random.below(known.len()));
+            let n = self.traffic.len();
+            self.traffic.push(found);
+            self.again(n);
         }
     }
 

@@ -155,7 +155,7 @@ pub fn rebalance(w: &mut Inner) {
 fn disturb(world: &Arc<World>) {
     let (rate, what) = {
         let mut w = world.lock();
-        (w.plan.rates.world, w.random.below(9))
+        (w.plan.rates.world, w.random.below(11))
     };
     if !world.lock().fault(rate * 10) {
         return;
@@ -202,6 +202,14 @@ fn disturb(world: &Arc<World>) {
             }
         }
         7 => retention(&mut w),
+        8 => crate::operator::act(&mut w, pipeline),
+        9 if !w.upgraded => {
+            // A program of the second version does not come before those of the first have ended: they would stop.
+            w.upgraded = true;
+            w.note(|| "all are upgraded".to_owned());
+            drop(w);
+            (0..count).for_each(|process| world.kill(process));
+        }
         _ => {
             let skew = w.random.between(-8_000, 8_000);
             if let Some(p) = w.processes.get_mut(process) {

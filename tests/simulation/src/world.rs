@@ -89,6 +89,10 @@ pub struct Inner {
     pub senders: Senders,
     /// Appends to the log that are still on their way: when they arrive, where, what.
     pub delayed_appends: Vec<(i64, Tp, Body)>,
+    /// Instances that start have the second version of the fold.
+    pub upgraded: bool,
+    /// What the poller was asked for, or was to be: pipeline, source, connection, entity.
+    pub asked: BTreeSet<(usize, String, String, Option<String>)>,
     /// What must not happen, and did.
     pub violations: Vec<Violation>,
     /// What happened, if somebody wants to know.
@@ -215,6 +219,7 @@ impl World {
         let inner = Inner {
             groups: plan.pipelines.iter().map(|_| Group::default()).collect(),
             sinks: plan.pipelines.iter().map(|_| Database::default()).collect(),
+            upgraded: !plan.first_fold,
             plan,
             random,
             now_ms: 0,
@@ -224,6 +229,7 @@ impl World {
             broker_skew_ms: vec![0; partitions],
             senders,
             delayed_appends: Vec::new(),
+            asked: BTreeSet::new(),
             violations: Vec::new(),
             trace: trace.then(Vec::new),
             alarms_expected: false,
@@ -254,7 +260,10 @@ impl World {
         let skew = if w.random.chance(300) { w.random.between(-6_000, 6_000) } else { 0 };
         let skew = if w.faults { skew } else { 0 };
         crate::disk::come_back(&mut w, process);
-        let Some(plan) = w.plan.pipelines.get(pipeline).cloned() else { return };
+        let Some(mut plan) = w.plan.pipelines.get(pipeline).cloned() else { return };
+        if !w.upgraded {
+            plan.folds.iter_mut().for_each(|fold| fold.version = 1);
+        }
         let Inner { processes, groups, .. } = &mut *w;
         let (Some(p), Some(group)) = (processes.get_mut(process), groups.get_mut(pipeline)) else { return };
         p.alive = true;

@@ -13,6 +13,7 @@ mod foreign_records;
 mod harness;
 mod ingest;
 mod outages;
+mod parked;
 mod pipeline;
 mod readers;
 mod rebuild;

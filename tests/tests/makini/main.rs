@@ -2,5 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail by panics")]
 
+mod poller;
+mod scenarios;
 mod second_api;
 mod stand;

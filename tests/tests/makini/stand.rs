@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use hookline_tests::kafka::Kafka;
 use hookline_tests::kafka_read::{Isolation, Record, read_all};
 use hookline_tests::postgres::Postgres;
-use hookline_tests::process::Program;
+use hookline_tests::process::{self, Program};
+use hookline_tests::site::{stderr, stdout};
 use hookline_tests::{ports, setup};
 use tempfile::TempDir;
 
@@ -86,12 +87,36 @@ sink.postgres = {{ url = "env:SINK_URL" }}
         format!("{}.events", self.name)
     }
 
+    pub(crate) fn ingest(&self) -> Program {
+        Program::ingest(&self.config(), self.ingest_admin)
+    }
+
     pub(crate) fn poller(&self) -> Program {
         Program::poller(&self.config(), self.poll_admin).env("HOOKLINE_LOG", "debug")
     }
 
+    /// Another one beside it, of the same configuration but for the admin address.
+    pub(crate) fn second_poller(&self) -> Program {
+        let admin = ports::free_address();
+        let text = fs::read_to_string(self.config()).unwrap();
+        let text = text.replace(
+            &format!("poll_admin_listen = \"{}\"", self.poll_admin),
+            &format!("poll_admin_listen = \"{admin}\""),
+        );
+        Program::poller(&self.write("second.toml", &text), admin).env("HOOKLINE_LOG", "debug")
+    }
+
     pub(crate) fn processor(&self) -> Program {
         Program::processor(&self.name, &self.config(), self.processor_admin).env("SINK_URL", &self.database)
+    }
+
+    /// `processor verify`, until it agrees: while events come in, it may see the sink and the log at two moments.
+    pub(crate) fn verify(&self) {
+        let config = self.config().display().to_string();
+        let args = ["verify", "--pipeline", &self.name, "--config", &config];
+        let environment = [("SINK_URL", self.database.as_str())];
+        let output = process::run("processor", &args, &environment);
+        assert!(output.status.success(), "{}{}", stdout(&output), stderr(&output));
     }
 
     /// All events of the log.

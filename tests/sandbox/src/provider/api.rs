@@ -166,10 +166,8 @@ async fn one(
         let world = engine.world();
         let shelf = world.shelf(connection, resource);
         let record = shelf.and_then(|shelf| shelf.records.values().find(|record| record.id == id));
-        match record {
-            Some(record) => Ok((json_answer(StatusCode::OK, &record.to_json()), fault)),
-            None => Err(Problem::not_found(format!("there is no record {id:?} in {list}"))),
-        }
+        let missing = || Problem::not_found(format!("there is no record {id:?} in {list}")).answer();
+        Ok((record.map_or_else(missing, |record| json_answer(StatusCode::OK, &record.to_json())), fault))
     })
     .await
 }

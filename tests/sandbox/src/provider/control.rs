@@ -14,7 +14,7 @@
 //! | `POST /control/change` | `{"connection", "resource", "kind", "id"?, "lost"?}`: changes one record |
 //! | `POST /control/sync` | `{"connection", "resource"}`: sends `sync.completed` |
 //! | `POST /control/garbage` | `{"connection", "kind"}`: sends something `forged`, `unsigned` or `broken_json` |
-//! | `POST /control/fault` | `{"kind", "requests", "connection"?, "resource"?, "for"?}`: the API fails so often |
+//! | `POST /control/fault` | `{"kind", "requests", "connection"?, "resource"?, "on"?, "for"?}`: the API fails so often |
 
 use std::sync::Arc;
 

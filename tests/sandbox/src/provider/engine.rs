@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Options;
 use super::expected::{self, Expected};
-use super::outbox::{Full, Outbox, WebhookCounts};
+use super::outbox::{Full, Outbox, QUEUE_MAX, WebhookCounts};
 use super::play::{self, Garbage, Play, Send, Step};
 use super::registry;
 use super::requests::Requests;
@@ -102,7 +102,7 @@ pub enum Refused {
         connection: String,
     },
     /// The queue of a connection is full.
-    #[error("10000 webhooks wait for {0}: the receiver does not take them")]
+    #[error("{max} webhooks wait for {0}: the receiver does not take them", max = QUEUE_MAX)]
     Full(String),
     /// A value beyond its limits.
     #[error("{0}")]

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::record::rfc3339_ms;
@@ -14,7 +14,7 @@ use super::world::{Status, World};
 use crate::check::{Difference, Kind};
 
 /// What must be there.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Expected {
     /// The source that everything is of.
     pub source: String,
@@ -28,7 +28,7 @@ pub struct Expected {
 }
 
 /// A record's last state.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entity {
     /// Whose.
     pub connection: String,
@@ -58,7 +58,7 @@ pub struct Row {
     pub resource: Option<Resource>,
     /// Its id in the list, without the entity's prefix.
     pub id: String,
-    /// Its revision.
+    /// Its revision; 0 where a deletion does not tell it.
     pub revision: u64,
     /// When that came to be: RFC 3339, or as PostgreSQL writes it; compared as an instant.
     pub updated_at: String,
@@ -66,7 +66,8 @@ pub struct Row {
     pub deleted: bool,
     /// The whole record, where the row has it.
     pub record: Option<Value>,
-    /// Single fields of the record as text, where the row has some: a string as it is, all else as JSON.
+    /// Single fields of the record as text, by their pointers such as `/vendor/name`, where the row has some: a string as
+    /// it is, all else as JSON.
     pub fields: BTreeMap<String, String>,
 }
 
@@ -93,12 +94,19 @@ impl Row {
         if record.get("id")?.as_str()? != id {
             return None;
         }
+        let revision = record.get("revision").and_then(Value::as_u64);
+        let updated_at = record.get("updated_at").and_then(Value::as_str);
+        // A deletion that Hookline found by itself has no more than the id.
+        let (revision, updated_at) = match deleted {
+            true => (revision.unwrap_or(0), updated_at.unwrap_or_default()),
+            false => (revision?, updated_at?),
+        };
         Some(Self {
             connection: connection.to_owned(),
             resource: Some(resource),
             id: id.to_owned(),
-            revision: record.get("revision")?.as_u64()?,
-            updated_at: record.get("updated_at")?.as_str()?.to_owned(),
+            revision,
+            updated_at: updated_at.to_owned(),
             deleted,
             record: (!deleted).then(|| record.clone()),
             fields: BTreeMap::new(),
@@ -161,13 +169,19 @@ pub fn compare_statuses(expected: &Expected, statuses: &BTreeMap<String, String>
     out
 }
 
-fn difference(kind: Kind, about: String) -> Difference {
+pub(super) fn difference(kind: Kind, about: String) -> Difference {
     Difference { kind, about }
 }
 
 /// What is wrong with an entity's row, without any value of a field.
 fn wrong_state(entity: &Entity, row: &Row) -> Option<String> {
-    if entity.deletion_lost && !row.deleted {
+    if row.deleted && entity.record.is_some() {
+        return Some("is deleted, and should be there".to_owned());
+    }
+    if row.deleted && (entity.deletion_lost || row.revision == 0) {
+        return None;
+    }
+    if entity.deletion_lost {
         return (row.revision >= entity.revision).then(|| {
             format!("has revision {}, which came after its deletion, {}", row.revision, entity.revision)
         });
@@ -181,13 +195,13 @@ fn wrong_state(entity: &Entity, row: &Row) -> Option<String> {
     }
     match &entity.record {
         None if !row.deleted => Some("is there, and should be deleted".to_owned()),
-        Some(_) if row.deleted => Some("is deleted, and should be there".to_owned()),
         Some(record) if row.record.as_ref().is_some_and(|found| found != record) => {
             Some(format!("has another record at revision {}", row.revision))
         }
         Some(record) => {
-            let differs =
-                |(field, text): &(&String, &String)| record.get(*field).map(as_text).as_ref() != Some(*text);
+            let differs = |(field, text): &(&String, &String)| {
+                record.pointer(field).map(as_text).as_ref() != Some(*text)
+            };
             row.fields.iter().find(differs).map(|(field, _)| format!("has another {field}"))
         }
         None => None,
@@ -195,7 +209,7 @@ fn wrong_state(entity: &Entity, row: &Row) -> Option<String> {
 }
 
 /// A field as a column of text has it.
-fn as_text(value: &Value) -> String {
+pub(super) fn as_text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 

@@ -5,6 +5,8 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::io::{self, Write as _};
+use std::net::TcpStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -18,11 +20,11 @@ use crate::sign::hmac_sha256_hex;
 use crate::sources::FORGED_SECRET;
 
 /// Webhooks that wait for one connection, at most; whoever has more has to wait.
-const QUEUE_MAX: usize = 10_000;
+pub(crate) const QUEUE_MAX: usize = 10_000;
 /// Webhooks of one connection that are on their way at once.
 const SENDERS: usize = 4;
-/// How long an impatient provider waits for an answer.
-const IMPATIENT: Duration = Duration::from_millis(1);
+/// How long an impatient provider tries to send.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How webhooks are sent.
 #[derive(Clone, Copy, Debug)]
@@ -263,23 +265,18 @@ impl Shared {
 /// One thread's connection to the receiver.
 struct Sender<'a> {
     shared: &'a Shared,
-    patient: Agent,
-    impatient: Agent,
+    agent: Agent,
 }
 
 impl<'a> Sender<'a> {
     fn new(shared: &'a Shared) -> Self {
-        let agent = |answer: Option<Duration>| {
-            let config = Agent::config_builder()
-                .http_status_as_error(false)
-                .max_redirects(0)
-                .max_redirects_will_error(false)
-                .proxy(None)
-                .timeout_recv_response(answer)
-                .timeout_global(Some(shared.delivery.timeout));
-            Agent::new_with_config(config.build())
-        };
-        Self { shared, patient: agent(None), impatient: agent(Some(IMPATIENT)) }
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(None)
+            .timeout_global(Some(shared.delivery.timeout));
+        Self { shared, agent: Agent::new_with_config(config.build()) }
     }
 
     fn run(&self, connection: &str) {
@@ -292,21 +289,25 @@ impl<'a> Sender<'a> {
     /// The status, where there was an answer.
     fn attempt(&self, waiting: &Waiting, receiver: &str) -> Option<u16> {
         let Send { webhook, manner, .. } = &waiting.send;
-        let (agent, key) = match manner {
-            Manner::Patient => (&self.patient, Some(secret(&webhook.connection))),
-            Manner::Impatient if waiting.attempts == 0 => {
-                (&self.impatient, Some(secret(&webhook.connection)))
+        let key = match manner {
+            Manner::Patient | Manner::Impatient | Manner::Garbage(Garbage::BrokenJson) => {
+                Some(secret(&webhook.connection))
             }
-            Manner::Impatient | Manner::Garbage(Garbage::BrokenJson) => {
-                (&self.patient, Some(secret(&webhook.connection)))
-            }
-            Manner::Garbage(Garbage::Forged) => (&self.patient, Some(FORGED_SECRET.to_owned())),
-            Manner::Garbage(Garbage::Unsigned) => (&self.patient, None),
+            Manner::Garbage(Garbage::Forged) => Some(FORGED_SECRET.to_owned()),
+            Manner::Garbage(Garbage::Unsigned) => None,
         };
-        let url = format!("{receiver}/webhooks/{}/{}", self.shared.source, webhook.connection);
-        let mut request = agent.post(url).header("content-type", "application/json");
+        let path = format!("/webhooks/{}/{}", self.shared.source, webhook.connection);
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-        for (name, value) in key.iter().flat_map(|key| signature(key, &webhook.body, now_s)) {
+        let mut headers = vec![("content-type", "application/json".to_owned())];
+        headers.extend(key.iter().flat_map(|key| signature(key, &webhook.body, now_s)));
+        let in_the_clear = receiver.strip_prefix("http://");
+        if let (Manner::Impatient, 0, Some(host)) = (manner, waiting.attempts, in_the_clear) {
+            // Where it does not get through, the next attempt will see.
+            let _ = send_and_leave(host, &path, &headers, &webhook.body);
+            return None;
+        }
+        let mut request = self.agent.post(format!("{receiver}{path}"));
+        for (name, value) in headers {
             request = request.header(name, value);
         }
         let mut response = request.send(&webhook.body[..]).ok()?;
@@ -314,6 +315,18 @@ impl<'a> Sender<'a> {
         let _ = response.body_mut().read_to_vec();
         Some(response.status().as_u16())
     }
+}
+
+/// Sends a request and closes the connection, whatever the answer will be: no client offers that.
+fn send_and_leave(host: &str, path: &str, headers: &[(&str, String)], body: &[u8]) -> io::Result<()> {
+    let mut head = format!("POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {}\r\n", body.len());
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    head += "\r\n";
+    let mut stream = TcpStream::connect(host)?;
+    stream.set_write_timeout(Some(LEAVE_TIMEOUT))?;
+    stream.write_all(&[head.as_bytes(), body].concat())
 }
 
 /// The headers of a signature: HMAC-SHA256 in hex over `{timestamp}.{body}`, the timestamp in Unix seconds.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::resource::Resource;
-use super::scenario::{Fault, FaultKind};
+use super::scenario::{Endpoint, Fault, FaultKind};
 
 /// Requests of one connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -40,6 +40,14 @@ impl Asked {
             Self::Other => None,
         }
     }
+
+    fn endpoint(self) -> Option<Endpoint> {
+        match self {
+            Self::List(_) => Some(Endpoint::Pages),
+            Self::One(_) => Some(Endpoint::One),
+            Self::Other => None,
+        }
+    }
 }
 
 /// A fault that is in force for one connection.
@@ -48,6 +56,7 @@ struct Active {
     kind: FaultKind,
     connection: String,
     resource: Option<Resource>,
+    on: Option<Endpoint>,
     left: u32,
     wait: Duration,
 }
@@ -92,6 +101,7 @@ impl Requests {
                     kind: fault.kind,
                     connection,
                     resource: fault.resource,
+                    on: fault.on,
                     left: fault.requests,
                     wait: fault.wait,
                 });
@@ -110,6 +120,7 @@ impl Requests {
             fault.connection == connection
                 && can(fault.kind)
                 && fault.resource.is_none_or(|only| asked.resource() == Some(only))
+                && fault.on.is_none_or(|only| asked.endpoint() == Some(only))
         };
         let place = self.faults.iter().position(fits)?;
         let fault = self.faults.get_mut(place)?;

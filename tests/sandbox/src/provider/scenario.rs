@@ -89,7 +89,7 @@ pub struct Fates {
     pub reordered: usize,
     /// Sent once or twice more, up to three seconds (at most a quarter of the scenario) later.
     pub duplicated: usize,
-    /// The provider does not wait for the first attempt's answer (a millisecond), and sends it again.
+    /// The provider does not wait for the first attempt's answer, and sends it again.
     pub impatient: usize,
     /// Followed by one that Hookline must not apply: forged, unsigned, or no JSON.
     pub garbage: usize,
@@ -129,9 +129,21 @@ pub struct Fault {
     pub connection: Option<String>,
     /// In this list alone. Default: in all.
     pub resource: Option<Resource>,
+    /// For pages alone, or for single records alone. Default: for both.
+    pub on: Option<Endpoint>,
     /// The `Retry-After` of a 429, or how long a time-out holds the request: at most 5 minutes. Default: 1 s.
     #[serde(default = "default_wait", rename = "for", deserialize_with = "duration")]
     pub wait: Duration,
+}
+
+/// What of a list is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Endpoint {
+    /// A page.
+    Pages,
+    /// One record.
+    One,
 }
 
 /// The ways in which the API fails.

@@ -106,12 +106,12 @@ fn each_planted_difference_is_found() {
         state("po_000001 has another record at revision 1"),
     );
     assert_eq!(
-        wrong(0, |row| drop(row.fields.insert("currency".to_owned(), "XXX".to_owned()))),
-        state("po_000001 has another currency"),
+        wrong(0, |row| drop(row.fields.insert("/currency".to_owned(), "XXX".to_owned()))),
+        state("po_000001 has another /currency"),
     );
     assert_eq!(
-        wrong(0, |row| drop(row.fields.insert("colour".to_owned(), "red".to_owned()))),
-        state("po_000001 has another colour"),
+        wrong(0, |row| drop(row.fields.insert("/colour".to_owned(), "red".to_owned()))),
+        state("po_000001 has another /colour"),
     );
 }
 
@@ -123,8 +123,8 @@ fn times_are_compared_as_instants_and_fields_as_text() {
             let row = &mut rows[first];
             row.updated_at = "2026-01-05 09:00:00+01".to_owned();
             let record = row.record.take().unwrap();
-            for field in ["currency", "vendor"] {
-                row.fields.insert(field.to_owned(), as_text(&record[field]));
+            for field in ["/currency", "/vendor/name", "/lines"] {
+                row.fields.insert(field.to_owned(), as_text(record.pointer(field).unwrap()));
             }
         }),
         [],
@@ -152,6 +152,25 @@ fn what_a_lost_deletion_left_may_stay_but_nothing_later() {
     assert_eq!(with_revision(1), []);
     let about = "globex/purchase-order-po_000003 has revision 2, which came after its deletion, 2";
     assert_eq!(with_revision(2), only(Kind::WrongState, about));
+}
+
+#[test]
+fn a_deletion_may_be_found_without_a_webhook_but_only_of_what_is_deleted() {
+    let found_by_list = |id: &str| {
+        let body = format!(r#"{{"type":"purchase_order.deleted","data":{{"id":"{id}"}}}}"#);
+        found(|rows| {
+            let row = Row::of_entity("globex", &format!("purchase-order-{id}"), body.as_bytes());
+            rows.retain(|row| {
+                row.connection != "globex" || row.id != id || row.resource != Some(Resource::PurchaseOrders)
+            });
+            rows.push(row.unwrap().unwrap());
+        })
+    };
+    assert_eq!(found_by_list("po_000003"), []);
+    let about = "globex/purchase-order-po_000002 is deleted, and should be there";
+    assert_eq!(found_by_list("po_000002"), only(Kind::WrongState, about));
+    let live = br#"{"type":"purchase_order.updated","data":{"id":"po_1"}}"#;
+    assert!(Row::of_entity("acme", "purchase-order-po_1", live).unwrap().is_err(), "a live one tells all");
 }
 
 #[test]
