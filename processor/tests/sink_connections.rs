@@ -28,8 +28,8 @@ use shared::config::{ConnectionStatus, ConnectionsSinkConfig, KafkaConfig, SinkC
 use shared::event::Event;
 
 use sink_contract::{
-    Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, ids, simple,
-    tests_of,
+    Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, ids, retried,
+    simple, tests_of,
 };
 
 tests_of! { every, Topic::new();
@@ -63,13 +63,17 @@ const STATUS: &str = r#"
 /// A topic of its own.
 struct Topic {
     name: String,
+    bootstrap: String,
 }
 
 impl Topic {
     fn new() -> Self {
+        Self::on(Kafka::shared())
+    }
+
+    fn on(kafka: &Kafka) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("statuses-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let kafka = Kafka::shared();
         // Also deleted, as far as a test asks for it.
         kafka.create_topic(&name, PARTITIONS, &[("cleanup.policy", "compact,delete")]);
         wait::until("leaders of a new topic", Duration::from_secs(60), || {
@@ -78,12 +82,11 @@ impl Topic {
                 |partition| client.fetch_watermarks(&name, partition, Duration::from_secs(5)).is_ok();
             (0..PARTITIONS).all(answers).then_some(())
         });
-        Self { name }
+        Self { name, bootstrap: kafka.bootstrap() }
     }
 
-    /// Each test's pipeline has a name of its own, as have the transactions that follow from it.
     fn records(&self) -> Vec<Record> {
-        read_all(&Kafka::shared().bootstrap(), &self.name, Isolation::ReadCommitted)
+        read_all(&self.bootstrap, &self.name, Isolation::ReadCommitted)
     }
 
     fn standings(&self) -> Vec<(i32, Standing)> {
@@ -111,7 +114,7 @@ impl Topic {
                 headers: &[],
                 value: Some(value.as_bytes()),
             };
-            produce(&Kafka::shared().bootstrap(), &self.name, &[record]);
+            produce(&self.bootstrap, &self.name, &[record]);
         }
     }
 }
@@ -122,7 +125,7 @@ fn is_fence(record: &Record) -> bool {
 
 impl Place for Topic {
     fn config(&self) -> SinkConfig {
-        let kafka = format!("bootstrap_servers = \"{}\"", Kafka::shared().bootstrap());
+        let kafka = format!("bootstrap_servers = \"{}\"", self.bootstrap);
         let kafka: KafkaConfig = toml::from_str(&kafka).unwrap();
         let mut config: ConnectionsSinkConfig =
             toml::from_str(&format!("topic = \"{}\"", self.name)).unwrap();
@@ -258,6 +261,38 @@ fn a_former_owners_open_transaction_is_ended_by_the_claim() {
         owners.push(new);
     }
     assert_eq!(ids(&topic), ["e1", "e2", "e3", "e4", "e5"]);
+}
+
+/// As a lane does: it starts again with another sink, and delivers what is beyond the fence.
+#[test]
+fn a_broker_that_is_away_or_hangs_is_tried_again_and_nothing_is_lost_or_doubled() {
+    let mut kafka = Kafka::start();
+    let topic = Topic::on(&kafka);
+    let mut owner = Owner::claim(&topic, 0, epoch(1));
+    owner.deliver(&[simple(0)]).unwrap();
+    for (claim, hangs) in [(2, false), (3, true)] {
+        if hangs {
+            kafka.pause()
+        } else {
+            kafka.kill()
+        }
+        let effects = [simple(2 * claim), simple(2 * claim + 1)];
+        retried(owner.deliver(&effects));
+        if hangs {
+            kafka.resume()
+        } else {
+            kafka.restart()
+        }
+        owner = wait::until("a claim", Duration::from_secs(60), || {
+            let mut sink = sink_contract::open(&topic).unwrap();
+            let fence = sink.claim(0, epoch(claim)).ok()?;
+            Some(Owner { sink, partition: 0, fence })
+        });
+        let beyond: Vec<_> =
+            effects.into_iter().filter(|effect| effect.position > owner.fence.position).collect();
+        owner.deliver(&beyond).unwrap();
+    }
+    assert_eq!(ids(&topic), ["e0", "e4", "e5", "e6", "e7"]);
 }
 
 #[test]

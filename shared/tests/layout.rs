@@ -18,6 +18,8 @@ const PURE: &[&str] = &[
     "shared/src/json.rs",
     "processor/src/sink/mapping",
     "processor/src/connections/status.rs",
+    "processor/src/alerts/book.rs",
+    "processor/src/alerts/words.rs",
 ];
 
 fn root() -> PathBuf {

@@ -136,7 +136,7 @@ pub fn list(config: &Config, topic: &str, filter: &Filter) -> Result<Vec<Listed>
             let key = (standing.source.clone(), standing.connection.clone());
             // Events of one connection may be in several partitions, where its status events name several entities.
             match found.get(&key) {
-                Some(other) if other.time >= standing.time => {}
+                Some(other) if instant(other) >= instant(&standing) => {}
                 Some(_) | None => drop(found.insert(key, standing)),
             }
         }
@@ -156,6 +156,11 @@ pub fn list(config: &Config, topic: &str, filter: &Filter) -> Result<Vec<Listed>
             known,
         })
         .collect())
+}
+
+/// When the last event was, if its time is one.
+fn instant(standing: &Standing) -> Option<jiff::Timestamp> {
+    standing.time.parse().ok()
 }
 
 /// How far each connection's lists are polled; none where nothing is polled.
