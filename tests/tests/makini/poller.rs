@@ -209,6 +209,24 @@ fn a_deletion_that_no_webhook_told_is_found_by_a_list_that_is_read_whole() {
 }
 
 #[test]
+fn a_cursor_that_repeats_is_named_and_the_list_begun_anew() {
+    let (stand, provider) = provided("poll-circle", &["acme"], 1_200, Duration::from_secs(1));
+    let repeats = Fault {
+        at: Duration::ZERO,
+        kind: FaultKind::CursorRepeats,
+        requests: 3,
+        connection: None,
+        resource: Some(Resource::PurchaseOrders),
+        on: None,
+        wait: Duration::ZERO,
+    };
+    provider.fault(&repeats).unwrap();
+    let poller = stand.poller().started();
+    poller.wait_log("leads to a page that it had already", PATIENCE);
+    wait_for(&stand, "acme", 1_200);
+}
+
+#[test]
 fn two_pollers_share_the_connections_and_one_takes_over_what_the_other_leaves() {
     let connections: Vec<String> = (0..12).map(|n| format!("customer-{n}")).collect();
     let ids: Vec<&str> = connections.iter().map(String::as_str).collect();

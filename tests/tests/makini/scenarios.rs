@@ -161,7 +161,6 @@ fn an_api_that_fails_in_every_way_is_read_to_its_end_and_each_failure_is_named()
         "the answer is not JSON: it ends too early",
         "the answer is not JSON: it breaks the grammar",
         "the provider does not take the request",
-        "leads to a page that it had already",
     ] {
         assert!(log.contains(failure), "“{failure}” is not in the poller's log");
     }
