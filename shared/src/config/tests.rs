@@ -127,7 +127,10 @@ fn a_gap_is_filled_by_a_provider_that_can_be_asked() {
         let text = error(&with(policy, ""));
         assert!(text.starts_with("hookline.toml:8: sources.g.order.sequence.gap_policy: "), "{text}");
         assert!(text.contains("[sources.g.poll.resources.RESOURCE] must have `one`"), "{text}");
-        assert!(parse(&with(policy, "one = \"/orders/{entity}\"\ntype = \"order\"\n")).sources["g"].asks_for_missing());
+        assert!(
+            parse(&with(policy, "one = \"/orders/{entity}\"\ntype = \"order\"\n")).sources["g"]
+                .asks_for_missing()
+        );
     }
     for policy in ["skip", "park"] {
         assert!(!parse(&with(policy, "")).sources["g"].asks_for_missing());
