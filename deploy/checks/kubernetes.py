@@ -24,7 +24,7 @@ NOT_SCORED = [
     "--ignore-test=statefulset-has-host-podantiaffinity",
 ]
 # Manifests that kustomization.yaml names in a comment.
-OPTIONAL = ["ingest-autoscaling.yaml", "poller.yaml"]
+OPTIONAL = ["alerts.yaml", "ingest-autoscaling.yaml", "poller.yaml"]
 RESTRICTED = {
     "runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
@@ -103,7 +103,7 @@ def check_score():
     """kube-score has nothing to say, with the exceptions that are given with their reasons"""
     manifests = DEPLOY / "kubernetes"
     taken = documents(manifests / "kustomization.yaml")[0]["resources"]
-    files = [manifests / name for name in (*taken, "poller.yaml")]
+    files = [manifests / name for name in (*taken, "alerts.yaml", "poller.yaml")]
     version = f"--kubernetes-version=v{VERSIONS[-1]}"
     result = attempt(os.environ["HOOKLINE_KUBE_SCORE"], "score", "--exit-one-on-warning", "--output-format=ci",
                      version, *NOT_SCORED, *files)
