@@ -185,7 +185,7 @@ impl Line {
                 "not polled"
             );
         }
-        self.progress.unauthorized = matches!(stop, Stop::Provider(Failure::Unauthorized(_)));
+        self.progress.unauthorized |= matches!(stop, Stop::Provider(Failure::Unauthorized(_)));
         self.progress.failures = self.progress.failures.saturating_add(1);
         self.progress.last_error = Some(message);
         self.sign();
@@ -368,7 +368,7 @@ impl Line {
         let at_ms = Timestamp::now().as_millisecond();
         let mut events = Vec::new();
         for record in records {
-            let (event, body) = self.event(record, at_ms)?;
+            let (event, body) = self.event(record, at_ms);
             self.note_swept(&event)?;
             let id = hash(&event.id);
             if listed.len() < KNOWN_MAX {
@@ -398,17 +398,23 @@ impl Line {
         Ok(())
     }
 
-    fn event(&self, record: &Bytes, at_ms: i64) -> Result<(Event, Bytes), Stop> {
+    /// The event that a record becomes.
+    fn event(&self, record: &Bytes, at_ms: i64) -> (Event, Bytes) {
         let body = fill(self.config.body.get_ref(), |name| match name {
             "record" => std::str::from_utf8(record).ok().map(str::to_owned),
             "connection" => Some(quoted(&self.link.connection)),
             _ => Some(quoted(&self.config.kind)),
         });
+        let mut event = self.link.event(Some(&self.name), &body, at_ms);
         let max = self.link.source.body_bytes_max;
-        if body.len() as u64 > max {
-            return Err(Stop::Page(format!("a record is longer than {max} bytes (ingest.body_limit)")));
+        if body.len() as u64 <= max {
+            return (event, body);
         }
-        Ok((self.link.event(Some(&self.name), &body, at_ms), body))
+        // One that the log cannot take must not hold up the others: a dead letter, whose id says which it is.
+        let length = body.len();
+        event.problem =
+            Some(format!("the record's event has {length} bytes, above {max} bytes (ingest.body_limit)"));
+        (event, Bytes::from_static(b"null"))
     }
 
     /// Appends a page, and then writes how far the list is.
@@ -482,7 +488,7 @@ impl Line {
         let prefix = self.link.source.plan.entity_prefix(&self.config.kind);
         let Some(id) = entity.strip_prefix(prefix) else { return Ok(()) };
         let record = self.get_one(id).await?;
-        let event = self.event(&record, Timestamp::now().as_millisecond())?;
+        let event = self.event(&record, Timestamp::now().as_millisecond());
         self.link.append(vec![event]).await?;
         self.metrics.appended(1);
         Ok(())

@@ -110,6 +110,8 @@ pub(super) fn be_member(shared: &Shared, heard: &mpsc::Sender<Heard>, stop: &Ato
     while !stop.load(Ordering::Acquire) {
         if let Err(error) = member(shared, heard, stop) {
             tracing::error!(%error, "the pollers' group was left; joining it anew");
+            let all = 0..i32::try_from(shared.partitions).unwrap_or(i32::MAX);
+            let _ = heard.blocking_send(Heard::Revoked(all.collect()));
             std::thread::sleep(AGAIN);
         }
     }

@@ -115,3 +115,20 @@ fn lists_by_link_and_by_number_are_read_to_their_end_and_what_is_new_once() {
         assert!(!text.contains("t0ken-t0ken") && !text.contains("s3cret-s3cret"), "a secret is in the log");
     }
 }
+
+#[test]
+fn a_record_that_the_log_cannot_take_is_a_dead_letter_and_holds_up_nothing() {
+    let api = JsonServer::start(&json!({"orders": [order(1, 1)]}));
+    let large = json!({"id": 2, "number": "large", "revision": 3, "note": "x".repeat(1_100_000)});
+    api.add("orders", &large);
+    api.add("orders", &order(3, 1));
+    let stand = Stand::new("second-api-large");
+    stand.configure(&sources(api.url()), "");
+    let _poller = stand.poller().env("SHOP_TOKEN", "t0ken").started();
+    wait::until("all records in the log", PATIENCE, || (found(&stand, "by_link").len() == 3).then_some(()));
+    let events = stand.events();
+    let event =
+        events.iter().find(|event| event.header("ce_id").as_deref() == Some("poll:orders:order-large:3"));
+    let problem = event.unwrap().header("hookline-problem").unwrap();
+    assert!(problem.contains("above 1048576 bytes (ingest.body_limit)"), "{problem}");
+}
