@@ -55,8 +55,6 @@ pub(super) struct Line {
     metrics: PollMetrics,
     /// Hashes of the ids that the last list had, or that were appended since.
     known: HashSet<[u8; 16]>,
-    /// The provider asked to wait until then.
-    not_before: Instant,
     /// The entities of a list that is read whole, so far, and since when it is; none where it is not, or was begun
     /// before this program.
     swept: Option<(BTreeSet<String>, Instant)>,
@@ -103,7 +101,6 @@ impl Line {
             progress,
             asks,
             known: HashSet::new(),
-            not_before: Instant::now(),
             swept: None,
             asked_again: false,
         }
@@ -122,11 +119,11 @@ impl Line {
                     Err(_) => return,
                 },
                 ask = self.asks.recv() => match ask {
-                    Some(Ask::List) => due = self.not_before,
+                    Some(Ask::List) => due = Instant::now(),
                     Some(Ask::One(entity)) => self.one(&entity).await,
                     None => return,
                 },
-                () = sleep_until(due.max(self.not_before)) => {
+                () = sleep_until(due.max(self.link.not_before())) => {
                     self.asked_again = false;
                     let wait = self.poll().await;
                     due = Instant::now() + if self.asked_again { Duration::ZERO } else { wait };
@@ -167,7 +164,7 @@ impl Line {
             Stop::Provider(_) | Stop::Page(_) | Stop::Log(_) | Stop::Kept(_) => self.pace.failed(),
         };
         if matches!(stop, Stop::Provider(Failure::Wait { .. })) {
-            self.not_before = Instant::now() + wait;
+            self.link.wait_until(Instant::now() + wait);
         }
         let is_refused = matches!(stop, Stop::Provider(Failure::Refused(_)));
         if matches!(stop, Stop::Page(_)) || is_refused && self.progress.list.is_some() {

@@ -1,8 +1,8 @@
 //! A connection as its lists share it: the token, the rate limit, and whether the provider takes the token.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use secrecy::SecretString;
 use shared::config::{PollConfig, PollStatusConfig, Secret};
 use shared::event::Event;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use url::Url;
 
 use super::api::{Answer, Api, Failure};
@@ -49,6 +50,8 @@ pub(super) struct Link {
     pub(super) token: watch::Receiver<Option<Secret>>,
     limiter: DefaultDirectRateLimiter,
     is_authorized: AtomicBool,
+    /// The provider asked to wait until then. It counts requests by token, not by list.
+    not_before: Mutex<Instant>,
 }
 
 impl Link {
@@ -68,7 +71,19 @@ impl Link {
             // One at once: a provider's limits are seldom meant for a burst.
             limiter: RateLimiter::direct(Quota::per_second(rate).allow_burst(NonZeroU32::MIN)),
             is_authorized: AtomicBool::new(is_authorized),
+            not_before: Mutex::new(Instant::now()),
         }
+    }
+
+    /// Before then no list is begun or gone on with.
+    pub(super) fn not_before(&self) -> Instant {
+        *self.not_before.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The provider asks to wait.
+    pub(super) fn wait_until(&self, then: Instant) {
+        let mut not_before = self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
+        *not_before = then.max(*not_before);
     }
 
     /// Asks the provider, as often as it may be asked, and notes whether it takes the token.
