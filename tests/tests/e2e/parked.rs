@@ -30,6 +30,7 @@ url = "https://api.erp.example"
 [sources.erp.poll.resources.orders]
 path = "/orders"
 one = "/orders/{entity}"
+type = "order.updated"
 body = '{"connection_id":{connection},"data":{record}}'
 "#;
 
