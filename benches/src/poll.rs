@@ -43,6 +43,9 @@ pub(crate) struct Options {
     /// Bytes of a record, about.
     #[arg(long, default_value_t = 500)]
     body: usize,
+    /// Milliseconds that the provider takes for a page, besides making it.
+    #[arg(long, default_value_t = 10)]
+    answer_ms: u64,
     /// Runs of each side.
     #[arg(long, default_value_t = 3)]
     runs: u32,
@@ -55,6 +58,7 @@ pub(crate) struct Figures {
     records: u64,
     page: u64,
     body_bytes: usize,
+    answer_ms: u64,
     /// Of the poller's rate to the bare loop's, run by run.
     ratio: Spread,
     records_per_s: Spread,
@@ -69,6 +73,7 @@ struct Provider {
     records: u64,
     page: u64,
     filler: String,
+    answers_after: Duration,
     /// When the first page was asked for, since this was last taken.
     first: Mutex<Option<Instant>>,
 }
@@ -113,6 +118,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
         records: options.records,
         page: options.page,
         filler: "x".repeat(options.body.saturating_sub(40)),
+        answers_after: Duration::from_millis(options.answer_ms),
         first: Mutex::default(),
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -139,6 +145,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
         records: options.records,
         page: options.page,
         body_bytes: options.body,
+        answer_ms: options.answer_ms,
         ratio: Spread::of(ratio),
         records_per_s: Spread::of(polled),
         bare_per_s: Spread::of(bare),
@@ -148,7 +155,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
 }
 
 async fn answer(State(provider): State<Arc<Provider>>, Query(asked): Query<Asked>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/json")], provider.page(asked.cursor))
+    let page = provider.page(asked.cursor);
+    tokio::time::sleep(provider.answers_after).await;
+    ([(CONTENT_TYPE, "application/json")], page)
 }
 
 /// Asks for all pages and reads them; records a second.
