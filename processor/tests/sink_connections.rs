@@ -28,27 +28,11 @@ use shared::config::{ConnectionStatus, ConnectionsSinkConfig, KafkaConfig, SinkC
 use shared::event::Event;
 
 use sink_contract::{
-    Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, ids, retried,
-    simple, tests_of,
+    Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, fence_promises, halted,
+    ids, retried, simple,
 };
 
-tests_of! { every, Topic::new();
-    events_are_applied_once_and_in_order
-    the_fence_reads_back_as_it_was_written
-    a_batch_delivered_again_is_fenced_off
-    a_position_may_be_cut_between_two_batches
-    a_batch_without_effects_moves_the_fence
-    an_older_owner_neither_claims_nor_delivers
-    a_newer_lineage_is_a_newer_owner
-    an_owner_may_claim_again
-    an_unclaimed_partition_has_an_empty_fence
-    partitions_have_fences_of_their_own
-    what_a_text_column_cannot_hold_is_refused
-    a_batch_out_of_order_halts_and_nothing_is_applied
-    a_fence_that_somebody_changed_halts
-    lanes_may_open_at_the_same_time
-    lanes_deliver_side_by_side
-}
+fence_promises!(Topic::new());
 
 const PARTITIONS: i32 = 8;
 

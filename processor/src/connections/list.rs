@@ -122,7 +122,6 @@ pub fn topic(config: &Config) -> Result<String, ListError> {
 pub fn list(config: &Config, topic: &str, filter: &Filter) -> Result<Vec<Listed>, ListError> {
     let reader = Reader::of(&config.kafka, "hookline-connections", "hookline-connections")?;
     let mut found: BTreeMap<(String, String), Standing> = BTreeMap::new();
-    let mut silent: BTreeMap<(String, String), Known> = BTreeMap::new();
     for partition in 0..i32::try_from(config.log.partitions).unwrap_or(i32::MAX) {
         let mut of_partition: BTreeMap<Vec<u8>, Standing> = BTreeMap::new();
         reader.all(topic, partition, &mut |read| match serde_json::from_slice(read.value()) {
@@ -143,12 +142,13 @@ pub fn list(config: &Config, topic: &str, filter: &Filter) -> Result<Vec<Listed>
     }
     let labels = Labels::read(config);
     let mut lists = polls(config, &reader)?;
-    for key in lists.keys() {
-        let (source, connection) = key.clone();
-        silent.entry(key.clone()).or_insert(Known::Silent { source, connection });
-    }
-    silent.extend(found.into_iter().map(|(key, standing)| (key, Known::Told(standing))));
-    let listed = silent.into_iter().filter(|(_, known)| filter.takes(known));
+    let silent = |(source, connection): &(String, String)| Known::Silent {
+        source: source.clone(),
+        connection: connection.clone(),
+    };
+    let mut all: BTreeMap<_, _> = lists.keys().map(|key| (key.clone(), silent(key))).collect();
+    all.extend(found.into_iter().map(|(key, standing)| (key, Known::Told(standing))));
+    let listed = all.into_iter().filter(|(_, known)| filter.takes(known));
     Ok(listed
         .map(|(key, known)| Listed {
             labels: labels.of(&key.0, &key.1),

@@ -104,7 +104,8 @@ pub(crate) struct StoredEntity {
     pub(crate) body: Vec<u8>,
 }
 
-macro_rules! promises {
+/// What every sink with a fence promises, whatever it stores.
+macro_rules! fence_promises {
     ($place:expr) => {
         $crate::sink_contract::tests_of! { every, $place;
             events_are_applied_once_and_in_order
@@ -117,22 +118,32 @@ macro_rules! promises {
             an_owner_may_claim_again
             an_unclaimed_partition_has_an_empty_fence
             partitions_have_fences_of_their_own
+            what_a_text_column_cannot_hold_is_refused
+            a_batch_out_of_order_halts_and_nothing_is_applied
+            a_fence_that_somebody_changed_halts
+            lanes_may_open_at_the_same_time
+            lanes_deliver_side_by_side
+        }
+    };
+}
+pub(crate) use fence_promises;
+
+/// The same of a sink that stores events and entities, and what it promises of them.
+macro_rules! promises {
+    ($place:expr) => {
+        $crate::sink_contract::fence_promises!($place);
+        $crate::sink_contract::tests_of! { every, $place;
             every_attribute_is_stored_as_given
             bodies_come_back_byte_for_byte
             an_event_without_an_entity_touches_no_entity
             of_an_entity_the_event_applied_last_is_shown
             a_deletion_is_an_event_and_stays_the_last_one
             a_long_batch_is_one_transaction
-            what_a_text_column_cannot_hold_is_refused
             what_no_calendar_has_is_refused
             what_a_constraint_forbids_is_refused
             a_row_beyond_the_fence_halts_and_nothing_is_applied
-            a_batch_out_of_order_halts_and_nothing_is_applied
-            a_fence_that_somebody_changed_halts
             tables_of_another_pipeline_cluster_or_topic_halt
             tables_of_a_later_version_halt
-            lanes_may_open_at_the_same_time
-            lanes_deliver_side_by_side
         }
     };
 }
