@@ -47,6 +47,30 @@ fn provided(name: &str, connections: &[&str], orders: usize, interval: Duration)
     (stand, provider)
 }
 
+/// A change of a purchase order, of which no webhook tells.
+fn untold(connection: &str, kind: ChangeKind) -> Change {
+    Change {
+        connection: connection.to_owned(),
+        resource: Resource::PurchaseOrders,
+        kind,
+        id: None,
+        lost: true,
+    }
+}
+
+/// The API fails for the next lists of purchase orders.
+fn fails(kind: FaultKind, requests: u32) -> Fault {
+    Fault {
+        at: Duration::ZERO,
+        kind,
+        requests,
+        connection: None,
+        resource: Some(Resource::PurchaseOrders),
+        on: None,
+        wait: Duration::ZERO,
+    }
+}
+
 /// The purchase orders that the log has, by connection; each with how often.
 fn orders(stand: &Stand) -> BTreeMap<String, BTreeMap<String, usize>> {
     let mut found: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
@@ -83,15 +107,8 @@ fn a_refused_token_is_told_once_and_what_failed_meanwhile_is_fetched_with_the_ne
     let poller = stand.poller().started();
     wait_for(&stand, "acme", 30);
     provider.set_status("acme", Status::ReauthorizationNeeded).unwrap();
-    let create = Change {
-        connection: "acme".to_owned(),
-        resource: Resource::PurchaseOrders,
-        kind: ChangeKind::Create,
-        id: None,
-        lost: true,
-    };
     for _ in 0..5 {
-        provider.change(&create).unwrap();
+        provider.change(&untold("acme", ChangeKind::Create)).unwrap();
     }
     let refused = "connection.reauthorization_needed";
     wait::until("the refusal in the log", PATIENCE, || (told(&stand, "acme") == [refused]).then_some(()));
@@ -139,14 +156,7 @@ fn a_webhook_of_a_finished_synchronisation_is_why_its_list_is_read_at_once() {
     let _ingest = stand.ingest().started();
     let _poller = stand.poller().started();
     wait_for(&stand, "acme", 3);
-    let create = Change {
-        connection: "acme".to_owned(),
-        resource: Resource::PurchaseOrders,
-        kind: ChangeKind::Create,
-        id: None,
-        lost: true,
-    };
-    provider.change(&create).unwrap();
+    provider.change(&untold("acme", ChangeKind::Create)).unwrap();
     provider.set_receiver(&format!("http://{}", stand.webhooks));
     provider.sync("acme", Resource::PurchaseOrders).unwrap();
     wait_for(&stand, "acme", 4);
@@ -170,14 +180,8 @@ fn a_deletion_that_no_webhook_told_is_found_by_a_list_that_is_read_whole() {
     };
     wait::until("the entities to be kept", PATIENCE, || kept().then_some(()));
     poller.kill();
-    let delete = |id: Option<String>| Change {
-        connection: "acme".to_owned(),
-        resource: Resource::PurchaseOrders,
-        kind: ChangeKind::Delete,
-        id,
-        lost: true,
-    };
-    let mut deleted = BTreeSet::from([provider.change(&delete(None)).unwrap()]);
+    let delete = untold("acme", ChangeKind::Delete);
+    let mut deleted = BTreeSet::from([provider.change(&delete).unwrap()]);
     let mut poller = stand.poller().started();
     let told = || -> BTreeMap<String, usize> {
         let mut told = BTreeMap::new();
@@ -192,17 +196,8 @@ fn a_deletion_that_no_webhook_told_is_found_by_a_list_that_is_read_whole() {
     let ids = || told().into_keys().collect::<BTreeSet<_>>();
     wait::until("the deletion in the log", PATIENCE, || (ids() == deleted).then_some(()));
     // An API that fails says nothing of what there is not.
-    let fails = Fault {
-        at: Duration::ZERO,
-        kind: FaultKind::ServerError,
-        requests: 5,
-        connection: None,
-        resource: Some(Resource::PurchaseOrders),
-        on: None,
-        wait: Duration::ZERO,
-    };
-    provider.fault(&fails).unwrap();
-    deleted.insert(provider.change(&delete(None)).unwrap());
+    provider.fault(&fails(FaultKind::ServerError, 5)).unwrap();
+    deleted.insert(provider.change(&delete).unwrap());
     wait::until("the second deletion in the log", PATIENCE, || (ids() == deleted).then_some(()));
     assert!(told().values().all(|count| *count == 1), "{:?}", told());
     assert!(poller.terminate().success());
@@ -211,16 +206,7 @@ fn a_deletion_that_no_webhook_told_is_found_by_a_list_that_is_read_whole() {
 #[test]
 fn a_cursor_that_repeats_is_named_and_the_list_begun_anew() {
     let (stand, provider) = provided("poll-circle", &["acme"], 1_200, Duration::from_secs(1));
-    let repeats = Fault {
-        at: Duration::ZERO,
-        kind: FaultKind::CursorRepeats,
-        requests: 3,
-        connection: None,
-        resource: Some(Resource::PurchaseOrders),
-        on: None,
-        wait: Duration::ZERO,
-    };
-    provider.fault(&repeats).unwrap();
+    provider.fault(&fails(FaultKind::CursorRepeats, 3)).unwrap();
     let poller = stand.poller().started();
     poller.wait_log("leads to a page that it had already", PATIENCE);
     wait_for(&stand, "acme", 1_200);
@@ -245,15 +231,8 @@ fn two_pollers_share_the_connections_and_one_takes_over_what_the_other_leaves() 
     });
     assert!(first.log_text().contains("polled elsewhere"));
     second.kill();
-    let create = |id: &str| Change {
-        connection: id.to_owned(),
-        resource: Resource::PurchaseOrders,
-        kind: ChangeKind::Create,
-        id: None,
-        lost: true,
-    };
     for id in &ids {
-        provider.change(&create(id)).unwrap();
+        provider.change(&untold(id, ChangeKind::Create)).unwrap();
     }
     for id in &ids {
         wait_for(&stand, id, 3);
