@@ -252,10 +252,9 @@ impl Log {
 
     /// Hands an event's record to librdkafka; what is returned hears of its fate.
     fn hand_over(&self, event: &Event, body: &Bytes, since: Instant) -> Result<Fate, AppendError> {
-        let held = self.room.take(body.len() as u64 + RECORD_OVERHEAD).ok_or(AppendError::Full)?;
-        let (done, fate) = oneshot::channel();
+        let (ticket, fate) = self.ticket(body.len(), since)?;
         let key = event.key(body);
-        let record = BaseRecord::with_opaque_to(&self.topic, Box::new(Ticket { done, since, held }))
+        let record = BaseRecord::with_opaque_to(&self.topic, ticket)
             .key(key.as_str())
             .payload(body.as_ref())
             .headers(event.to_headers());
@@ -263,12 +262,17 @@ impl Log {
     }
 
     fn hand_over_note(&self, note: &Note<'_>) -> Result<Fate, AppendError> {
-        let held = self.room.take(note.value.len() as u64 + RECORD_OVERHEAD).ok_or(AppendError::Full)?;
-        let (done, fate) = oneshot::channel();
-        let ticket = Box::new(Ticket { done, since: Instant::now(), held });
+        let (ticket, fate) = self.ticket(note.value.len(), Instant::now())?;
         let mut record = BaseRecord::with_opaque_to(note.topic, ticket).key(note.key).payload(note.value);
         record.partition = note.partition;
         self.send(record).map(|()| fate)
+    }
+
+    /// Room for a record, and what travels with it.
+    fn ticket(&self, bytes: usize, since: Instant) -> Result<(Box<Ticket>, Fate), AppendError> {
+        let held = self.room.take(bytes as u64 + RECORD_OVERHEAD).ok_or(AppendError::Full)?;
+        let (done, fate) = oneshot::channel();
+        Ok((Box::new(Ticket { done, since, held }), fate))
     }
 
     fn send<'r, P: ToBytes + ?Sized>(

@@ -132,7 +132,7 @@ fn event(
     let kind = reader.kind(plan.kind());
     let rule = plan.rule(kind.as_deref());
     let id = reader.id(plan.id());
-    let (entity, sequence) = entity_and_sequence(&mut reader, &rule);
+    let (entity, sequence) = entity_and_sequence(&mut reader, &rule, true);
     let id = id.map_or_else(|| fallback_id(body), Cow::into_owned);
     Ok(Event {
         id,
@@ -155,14 +155,18 @@ fn event(
 }
 
 /// What an event is ordered by, and its place in that order.
-fn entity_and_sequence(reader: &mut Reader<'_>, rule: &RuleInForce<'_>) -> (Option<String>, Option<String>) {
-    let (entity, sequence) = if rule.ignored {
-        (reader.attempt(rule.entity), reader.attempt(rule.sequence))
-    } else {
-        (
-            rule.entity.and_then(|field| reader.take("entity", field)),
-            rule.sequence.and_then(|field| reader.take(rule.order, field)),
-        )
+fn entity_and_sequence(
+    reader: &mut Reader<'_>,
+    rule: &RuleInForce<'_>,
+    needs_sequence: bool,
+) -> (Option<String>, Option<String>) {
+    let entity = match rule.entity {
+        Some(field) if !rule.ignored => reader.take("entity", field),
+        field => reader.attempt(field),
+    };
+    let sequence = match rule.sequence {
+        Some(field) if !rule.ignored && needs_sequence => reader.take(rule.order, field),
+        field => reader.attempt(field),
     };
     let entity = entity.and_then(|id| reader.prefixed(rule.entity_prefix, &id));
     (entity, sequence.map(Cow::into_owned))
@@ -192,13 +196,8 @@ pub fn polled(plan: &Plan, polled: &Polled<'_>) -> Event {
     let kind = reader.kind(plan.kind());
     let rule = plan.rule(kind.as_deref());
     // A snapshot may lack the number: then it closes no gap.
-    let (entity, sequence) = if resource.is_some() && rule.order == "sequence" {
-        let sequence = reader.attempt(rule.sequence);
-        let (entity, _) = entity_and_sequence(&mut reader, &RuleInForce { sequence: None, ..rule });
-        (entity, sequence.map(Cow::into_owned))
-    } else {
-        entity_and_sequence(&mut reader, &rule)
-    };
+    let needs_sequence = resource.is_none() || rule.order != "sequence";
+    let (entity, sequence) = entity_and_sequence(&mut reader, &rule, needs_sequence);
     let version = sequence.clone().unwrap_or_else(|| fallback_id(body));
     let id =
         format!("poll:{}:{}:{version}", resource.unwrap_or_default(), entity.as_deref().unwrap_or_default());

@@ -42,7 +42,7 @@ use self::room::Room;
 use self::tls::Tls;
 
 pub use self::error::{Error, SetupError};
-pub use self::poll::{Polling, check_polling, poll};
+pub use self::poll::{Polling, poll};
 pub use self::server::{Running, Stopped};
 pub use self::trace::TraceContext;
 pub use self::urls::{Address, urls};
@@ -93,7 +93,7 @@ pub fn check(config: &Config) -> Result<(), SetupError> {
     limits(config)?;
     let (_, registries) = source::sources(config)?;
     registries.iter().try_for_each(Watched::check)?;
-    check_polling(config)?;
+    poll::check(config)?;
     config.ingest.tls.as_ref().map(Tls::load).transpose()?;
     append::check(config)
 }

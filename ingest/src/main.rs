@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ingest::{Error, SetupError};
 use shared::config::{Config, Secrets};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A fifth of the CPU went into glibc's, most of it for what one thread makes and another frees: librdkafka's
 /// records. Its calls, too, come to this one.
@@ -99,10 +99,9 @@ fn check(path: &Path) -> anyhow::Result<ExitCode> {
             config.ingest.listen,
             source.connections.len()
         )?;
-        for (resource, list) in
-            source.poll.iter().flat_map(|poll| poll.resources.iter().map(move |r| (r.0, (poll, r.1))))
-        {
-            writeln!(out, "GET {}{}: {resource} of {name}, polled", list.0.url.get_ref(), list.1.path)?;
+        let Some(poll) = &source.poll else { continue };
+        for (resource, list) in &poll.resources {
+            writeln!(out, "GET {}{}: {resource} of {name}, polled", poll.url.get_ref(), list.path)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -147,17 +146,13 @@ fn poll(path: &Path) -> anyhow::Result<ExitCode> {
     let metrics = shared::telemetry::init_metrics();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let signals = Signals::listen()?;
         let polling = match ingest::poll(&config, metrics).await {
             Ok(polling) => polling,
             Err(Error::Setup(error)) => return Ok(wrong(&placed(path, &error))),
             Err(error) => return Err(error.into()),
         };
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
-            _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
-        }
+        signals.wait().await;
         if polling.stop().await {
             tracing::info!("stopped; what was found is in the log");
         } else {
@@ -177,18 +172,13 @@ fn serve(path: &Path) -> anyhow::Result<ExitCode> {
     let exporter = shared::spans::init("hookline-ingest");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
-        // Before anything else, so that a signal during the start is not lost.
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let signals = Signals::listen()?;
         let running = match ingest::serve(&config, metrics).await {
             Ok(running) => running,
             Err(Error::Setup(error)) => return Ok(wrong(&placed(path, &error))),
             Err(error) => return Err(error.into()),
         };
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
-            _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
-        }
+        signals.wait().await;
         let stopped = running.stop().await;
         if stopped.drained && stopped.flushed {
             tracing::info!("stopped; every accepted request was answered");
@@ -205,6 +195,25 @@ fn serve(path: &Path) -> anyhow::Result<ExitCode> {
         exporter.shutdown();
     }
     ended
+}
+
+/// What ends a program. Listened for before anything else, so that a signal during the start is not lost.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn wait(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
+            _ = self.interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
+        }
+    }
 }
 
 fn wrong(message: &str) -> ExitCode {

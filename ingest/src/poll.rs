@@ -107,7 +107,7 @@ pub async fn poll(config: &Config, metrics: PrometheusHandle) -> Result<Polling,
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn check_polling(config: &Config) -> Result<(), SetupError> {
+pub(crate) fn check(config: &Config) -> Result<(), SetupError> {
     for (name, source) in &config.sources {
         let Some(poll) = &source.poll else { continue };
         Plan::new(name, source)?;

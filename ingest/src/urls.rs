@@ -1,14 +1,10 @@
 //! The addresses at which webhooks are received, to be given to their senders.
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use shared::config::{Config, Registry, Secrets};
+use shared::event::encode_source;
 use shared::selector::Selector;
 
 use crate::error::SetupError;
-
-/// What is left as it is in a connection's id: the unreserved characters of RFC 3986.
-const ESCAPED: &percent_encoding::AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// Where one sender sends its webhooks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,17 +25,17 @@ pub struct Address {
 pub fn urls(config: &Config, base: &str) -> Result<Vec<Address>, SetupError> {
     let mut found = Vec::new();
     for (name, source) in &config.sources {
-        let url = format!("{}/webhooks/{name}", base.trim_end_matches('/'));
+        let address = |connection: String| {
+            let url = format!("{}/webhooks/{}", base.trim_end_matches('/'), encode_source(name, &connection));
+            Address { source: name.clone(), connection, url }
+        };
         if source.connection != Some(Selector::Path) {
-            found.push(Address { source: name.clone(), connection: String::new(), url });
+            found.push(address(String::new()));
             continue;
         }
         let registry = Registry::read(source, Secrets::None)
             .map_err(|error| SetupError::new(format!("sources.{name}.registry"), error.to_string()))?;
-        for connection in source.with(&registry).connections.into_keys() {
-            let url = format!("{url}/{}", utf8_percent_encode(&connection, ESCAPED));
-            found.push(Address { source: name.clone(), connection, url });
-        }
+        found.extend(source.with(&registry).connections.into_keys().map(address));
     }
     Ok(found)
 }

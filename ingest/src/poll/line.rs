@@ -185,9 +185,9 @@ impl Line {
         self.progress.unauthorized |= matches!(stop, Stop::Provider(Failure::Unauthorized(_)));
         self.progress.failures = self.progress.failures.saturating_add(1);
         self.progress.last_error = Some(message);
-        self.sign();
-        if let Err(error) = self.save(&self.progress).await {
-            tracing::debug!(%error, "the progress of a poll was not written");
+        match self.save(self.progress.clone()).await {
+            Ok(progress) => self.progress = progress,
+            Err(error) => tracing::debug!(%error, "the progress of a poll was not written"),
         }
         wait
     }
@@ -416,28 +416,17 @@ impl Line {
 
     /// Appends a page, and then writes how far the list is.
     async fn take(&self, step: Option<Step>) -> Result<Option<Progress>, Stop> {
-        let Some(Step { events, mut progress }) = step else { return Ok(None) };
+        let Some(Step { events, progress }) = step else { return Ok(None) };
         let count = events.len();
         self.link.append(events).await?;
         self.metrics.appended(count);
-        self.sign_into(&mut progress);
-        self.save(&progress).await?;
-        Ok(Some(progress))
+        Ok(Some(self.save(progress).await?))
     }
 
-    fn sign(&mut self) {
-        let mut progress = std::mem::take(&mut self.progress);
-        self.sign_into(&mut progress);
-        self.progress = progress;
-    }
-
-    fn sign_into(&self, progress: &mut Progress) {
-        progress.by.clone_from(&self.link.source.instance);
-        progress.time = now();
-    }
-
-    async fn save(&self, progress: &Progress) -> Result<(), AppendError> {
-        let value = serde_json::to_vec(progress).unwrap_or_default();
+    /// Writes how far the list is, and by whom and when; returns it as written.
+    async fn save(&self, progress: Progress) -> Result<Progress, AppendError> {
+        let progress = Progress { by: self.link.source.instance.clone(), time: now(), ..progress };
+        let value = serde_json::to_vec(&progress).unwrap_or_default();
         let key = progress.key();
         let note = Note {
             topic: &self.link.source.shared.progress,
@@ -445,7 +434,8 @@ impl Line {
             key: &key,
             value: &value,
         };
-        self.link.source.log.put(&note, APPEND_TIMEOUT).await
+        self.link.source.log.put(&note, APPEND_TIMEOUT).await?;
+        Ok(progress)
     }
 
     /// Reads one record and appends it, for whom its entity's gap waits.
