@@ -8,6 +8,7 @@ mod config;
 mod decide;
 mod entity;
 mod ids;
+mod seen;
 mod sequence;
 mod state;
 #[cfg(test)]

@@ -13,8 +13,23 @@ impl Digest {
     /// The digest of some bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
+        Self::of_hash(Sha256::new_with_prefix(bytes))
+    }
+
+    /// The digest of texts, and of where each ends.
+    #[must_use]
+    pub fn of_texts(texts: &[&str]) -> Self {
+        let mut hash = Sha256::new();
+        for text in texts {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text.as_bytes());
+        }
+        Self::of_hash(hash)
+    }
+
+    fn of_hash(hash: Sha256) -> Self {
         let mut out = [0; 16];
-        out.copy_from_slice(&Sha256::digest(bytes)[..16]);
+        out.copy_from_slice(&hash.finalize()[..16]);
         Self(out)
     }
 }

@@ -1,14 +1,16 @@
 //! The state of one partition: what was final at the last checkpoint, and an overlay of what was decided
 //! since. Dropping the overlay takes everything back to the checkpoint; taking it gives the checkpoint's delta.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
+use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::Verdict;
 use super::config::FoldConfig;
 use super::entity::{Entity, Gap, Held};
-use super::ids::{BucketKey, EventId, IdBlock, Ids};
+use super::ids::{BucketKey, EventId, IdBlock};
+use super::seen::Seen;
 use crate::defect::{Defect, planted};
 use crate::frame::Frame;
 use crate::position::{Digest, Epoch, Position};
@@ -123,7 +125,7 @@ pub struct OpenGap<'a> {
 /// The state of one partition.
 #[derive(Debug)]
 pub struct State {
-    ids: Ids,
+    seen: Seen,
     entities: HashMap<EntityKey, Entity>,
     /// About how many bytes `entities` take when stored.
     entity_bytes: usize,
@@ -138,7 +140,7 @@ struct Overlay {
     head: Head,
     /// The record before `head.next_offset`; its digest is taken only when a checkpoint needs it.
     last: Option<Frame>,
-    seen: HashMap<EventId, BucketKey>,
+    seen: Seen,
     blocks: Vec<IdBlock>,
     entities: HashMap<EntityKey, Entity>,
     /// What was held and became stale: no part of the delta.
@@ -152,7 +154,7 @@ impl Overlay {
         Self {
             head: head.clone(),
             last: None,
-            seen: HashMap::new(),
+            seen: Seen::default(),
             blocks: Vec::new(),
             entities: HashMap::new(),
             passed: Vec::new(),
@@ -175,8 +177,8 @@ impl State {
             refusals: BTreeMap::new(),
         };
         let overlay = Overlay::over(&base);
-        let (ids, entities, gaps) = (Ids::default(), HashMap::new(), BTreeSet::new());
-        Self { ids, entities, entity_bytes: 0, gaps, base, overlay }
+        let (seen, entities, gaps) = (Seen::default(), HashMap::new(), BTreeSet::new());
+        Self { seen, entities, entity_bytes: 0, gaps, base, overlay }
     }
 
     /// The head with everything that was folded.
@@ -200,13 +202,13 @@ impl State {
     /// Ids and entities in memory, as of the last checkpoint.
     #[must_use]
     pub fn sizes(&self) -> (usize, usize) {
-        (self.ids.len(), self.entities.len())
+        (self.seen.len(), self.entities.len())
     }
 
     /// About how many bytes the state takes when stored, as of the last checkpoint.
     #[must_use]
     pub fn stored_bytes(&self) -> usize {
-        self.ids.len() * size_of::<EventId>() + self.entity_bytes
+        self.seen.len() * size_of::<EventId>() + self.entity_bytes
     }
 
     /// Open gaps, as of the last checkpoint: the first to expire first, then the parked ones.
@@ -280,7 +282,7 @@ impl State {
     /// Makes a delta final: the own one after its commit, or one read from the journal.
     pub fn apply(&mut self, delta: Delta) {
         for block in &delta.ids {
-            self.ids.add(block);
+            self.seen.add(block);
         }
         for (key, entity) in delta.entities {
             if let Some(old) = gap_of(self.entities.get(&key)) {
@@ -296,7 +298,7 @@ impl State {
             }
         }
         self.base = delta.head;
-        self.ids.expire(self.base.ids_from_ms);
+        self.seen.expire(self.base.ids_from_ms);
         self.drop_overlay();
     }
 
@@ -305,7 +307,7 @@ impl State {
     pub fn whole(&self) -> Delta {
         let mut entities: Vec<_> = self.entities.iter().map(|(k, e)| (k.clone(), e.clone())).collect();
         entities.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Delta { head: self.base.clone(), ids: self.ids.sorted(), entities }
+        Delta { head: self.base.clone(), ids: self.seen.sorted(), entities }
     }
 
     pub(super) fn head_mut(&mut self) -> &mut Head {
@@ -334,8 +336,7 @@ impl State {
     pub(super) fn seen(&self, id: EventId) -> bool {
         // Expiry is by bucket here as in the base: where a checkpoint falls must not change an outcome.
         let from = self.overlay.head.ids_from_ms;
-        self.overlay.seen.get(&id).is_some_and(|bucket| !bucket.is_expired(from))
-            || self.ids.contains(id, from)
+        self.overlay.seen.contains(id, from) || self.seen.contains(id, from)
     }
 
     pub(super) fn remember(&mut self, id: EventId, window_ms: i64) {
