@@ -1,9 +1,12 @@
-//! The store in sled. Measured traps that shape it: `apply_batch` costs about 10 µs a key, so ids are stored
-//! in packed blocks and entities once a second; batches are atomic within a tree only, so the mark is
-//! written last; a zeroed file opens as an empty database, so a sentinel says whose it is; a crash while
-//! opening leaves a `snap.*.generating` that must go; expiry drops whole trees.
+//! The store in sled. Measured traps that shape it: a key costs about 10 µs, and the memory that changing it takes
+//! comes back more slowly than a batch of many keys takes it, so ids and entities are stored in packed blocks, once a
+//! second; batches are atomic within a tree only, so the mark is written last; a zeroed file opens as an empty
+//! database, so a sentinel says whose it is; a crash while opening leaves a `snap.*.generating` that must go; expiry
+//! drops whole trees.
 
-use std::collections::BTreeMap;
+mod blocks;
+
+use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use sled::{Batch, Db};
 
+use self::blocks::Blocks;
 use super::{Store, StoreError, Stores};
 use crate::failpoint::{self, Point};
 use crate::fold::EntityKey;
@@ -18,15 +22,15 @@ use crate::fold::{BucketKey, Delta, Entity, EventId, Head, IdBlock, State};
 use crate::journal::Mark;
 
 /// The version of what is stored. Another one is wiped and restored from the journal.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// How long deltas are gathered before they are written.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often what was written is brought to the disk.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 /// sled's page cache, per partition. Resident memory can reach ten times this.
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
-/// Gathered deltas are written early when their ids exceed this.
-const GATHERED_IDS_MAX: usize = 500_000;
+/// Gathered deltas are written early when they exceed this.
+const GATHERED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 const SENTINEL: &[u8] = b"sentinel";
 const HEAD: &[u8] = b"head";
@@ -108,7 +112,8 @@ impl SledStores {
             }
         }
         let now = Instant::now();
-        Ok(SledStore { db, gathered: Gathered::default(), written_at: now, flushed_at: now })
+        let entities = Blocks::of(db.open_tree(ENTITIES)?);
+        Ok(SledStore { db, entities, gathered: Gathered::default(), written_at: now, flushed_at: now })
     }
 }
 
@@ -158,7 +163,9 @@ impl Stores for SledStores {
 #[derive(Debug, Default)]
 struct Gathered {
     ids: BTreeMap<BucketKey, Vec<EventId>>,
-    entities: BTreeMap<EntityKey, Entity>,
+    entities: HashMap<EntityKey, Entity>,
+    /// About how many bytes they are.
+    bytes: usize,
     latest: Option<(Head, Mark)>,
 }
 
@@ -166,6 +173,7 @@ struct Gathered {
 #[derive(Debug)]
 pub struct SledStore {
     db: Db,
+    entities: Blocks,
     gathered: Gathered,
     written_at: Instant,
     flushed_at: Instant,
@@ -177,15 +185,17 @@ impl Store for SledStore {
     }
 
     fn save(&mut self, delta: &Delta, mark: Mark) -> Result<(), StoreError> {
+        let gathered = &mut self.gathered;
         for block in &delta.ids {
-            self.gathered.ids.entry(block.bucket).or_default().extend(&block.ids);
+            gathered.bytes += size_of_val(block.ids.as_slice());
+            gathered.ids.entry(block.bucket).or_default().extend(&block.ids);
         }
         for (key, entity) in &delta.entities {
-            self.gathered.entities.insert(key.clone(), entity.clone());
+            gathered.bytes += key.len() + entity.stored_len();
+            gathered.entities.insert(key.clone(), entity.clone());
         }
-        self.gathered.latest = Some((delta.head.clone(), mark));
-        let ids: usize = self.gathered.ids.values().map(Vec::len).sum();
-        if ids >= GATHERED_IDS_MAX {
+        gathered.latest = Some((delta.head.clone(), mark));
+        if gathered.bytes >= GATHERED_BYTES_MAX {
             return said(|| self.write());
         }
         self.tick()
@@ -211,28 +221,26 @@ impl Store for SledStore {
 }
 
 impl SledStore {
-    fn read(&self) -> Result<Option<(State, Mark)>, StoreError> {
+    fn read(&mut self) -> Result<Option<(State, Mark)>, StoreError> {
         let (Some(head), Some(mark)) = (self.db.get(HEAD)?, self.db.get(MARK)?) else {
             return Ok(None);
         };
         let head: Head = postcard::from_bytes(&head)?;
         let mark: Mark = postcard::from_bytes(&mark)?;
-        let mut ids = Vec::new();
+        let mut state = State::new(0);
+        let mut add = |ids, entities| state.apply(Delta { head: head.clone(), ids, entities });
+        // The head, also where there is nothing else.
+        add(Vec::new(), Vec::new());
         for name in self.db.tree_names() {
             let Some(bucket) = name.strip_prefix(IDS_PREFIX).map(parse_bucket).transpose()? else { continue };
             for block in self.db.open_tree(&name)?.iter() {
                 let (_, packed) = block?;
                 let (chunks, _) = packed.as_chunks::<16>();
-                ids.push(IdBlock { bucket, ids: chunks.iter().map(|id| EventId(*id)).collect() });
+                let ids = chunks.iter().map(|id| EventId(*id)).collect();
+                add(vec![IdBlock { bucket, ids }], Vec::new());
             }
         }
-        let mut entities = Vec::new();
-        for entry in self.db.open_tree(ENTITIES)?.iter() {
-            let (key, value) = entry?;
-            entities.push((EntityKey::from(&*key), postcard::from_bytes(&value)?));
-        }
-        let mut state = State::new(0);
-        state.apply(Delta { head, ids, entities });
+        self.entities.read(|entities| add(Vec::new(), entities))?;
         Ok(Some((state, mark)))
     }
 
@@ -249,11 +257,7 @@ impl SledStore {
             let packed: Vec<u8> = ids.iter().flat_map(|id| id.0).collect();
             self.db.open_tree(tree_name(*bucket))?.insert(mark.offset.to_be_bytes(), packed)?;
         }
-        let mut batch = Batch::default();
-        for (key, entity) in &gathered.entities {
-            batch.insert(&**key, entity.to_bytes());
-        }
-        self.db.open_tree(ENTITIES)?.apply_batch(batch)?;
+        self.entities.write(gathered.entities, mark.offset)?;
         failpoint::pass(Point::StoreHalfWritten);
         for name in self.db.tree_names() {
             let Some(bucket) = name.strip_prefix(IDS_PREFIX).map(parse_bucket).transpose()? else { continue };

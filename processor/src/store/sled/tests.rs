@@ -71,3 +71,36 @@ fn a_damaged_directory_comes_back_empty() {
     std::fs::write(dir.path().join("partition-0/snap.0000.generating"), b"half").unwrap();
     assert!(stores(dir.path()).open(0).unwrap().load().unwrap().is_none());
 }
+
+/// Entities that change again and again: what is read is what was written last, and the tree stays small.
+#[test]
+fn changed_entities_are_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = sled::open(dir.path()).unwrap();
+    let mut blocks = Blocks::of(db.open_tree(ENTITIES).unwrap());
+    let mut expected = HashMap::new();
+    for round in 0..120_i64 {
+        // Most of them in each round, and one that is there from the first round on only.
+        let first = if round == 0 { 0 } else { 1 };
+        let changed: HashMap<EntityKey, Entity> = (first..3_000_i64)
+            .filter(|n| (n + round) % 7 != 0 || round == 0)
+            .map(|n| {
+                let newest = crate::fold::Version::Integer(n * 1_000 + round);
+                (EntityKey::from(format!("entity-{n}").as_bytes()), Entity::Version { newest })
+            })
+            .collect();
+        expected.extend(changed.clone());
+        if round % 50 == 49 {
+            blocks = Blocks::of(db.open_tree(ENTITIES).unwrap());
+            blocks.read(drop).unwrap();
+        }
+        blocks.write(changed, round).unwrap();
+    }
+    let mut found = HashMap::new();
+    Blocks::of(db.open_tree(ENTITIES).unwrap()).read(|entities| found.extend(entities)).unwrap();
+    assert_eq!(found, expected);
+    let size = |entry: sled::Result<(sled::IVec, sled::IVec)>| entry.unwrap().1.len();
+    let bytes: usize = db.open_tree(ENTITIES).unwrap().iter().map(size).sum();
+    let once: usize = expected.iter().map(|(key, entity)| key.len() + entity.to_bytes().len()).sum();
+    assert!(bytes < 4 * once + 16 * 128 * 1024, "{bytes} bytes for {once}");
+}
