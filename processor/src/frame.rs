@@ -23,6 +23,9 @@ pub struct Frame(Bytes);
 #[error("a stored record is damaged")]
 pub struct Damaged;
 
+/// About how many bytes the headers of an event take.
+const HEADERS_BYTES: usize = 1024;
+
 impl Frame {
     /// Packs a record.
     #[must_use]
@@ -31,7 +34,8 @@ impl Frame {
         headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
         body: Option<&[u8]>,
     ) -> Self {
-        let mut out = Vec::with_capacity(key.map_or(0, <[u8]>::len) + body.map_or(0, <[u8]>::len) + 512);
+        let known = key.map_or(0, <[u8]>::len) + body.map_or(0, <[u8]>::len);
+        let mut out = Vec::with_capacity(known + HEADERS_BYTES);
         put_long(&mut out, key);
         let count_at = out.len();
         out.extend([0, 0]);
