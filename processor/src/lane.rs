@@ -218,6 +218,8 @@ pub struct Lane<L, J: Journal, S: Stores, C> {
     /// The first record since the last checkpoint was folded at this time.
     batch_since: Option<Duration>,
     batch_records: usize,
+    /// Since the last checkpoint, the log had no more records for a moment.
+    caught_up: bool,
     gaps_looked_at: Duration,
     stores_ticked: Duration,
     traces: crate::traces::Traces,
@@ -262,6 +264,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             backoff: BACKOFF.0,
             batch_since: None,
             batch_records: 0,
+            caught_up: false,
             gaps_looked_at: Duration::ZERO,
             stores_ticked: Duration::ZERO,
             last_trouble: None,
@@ -388,6 +391,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         };
         for n in 0..BATCH_RECORDS_MAX.min(self.config.batch.effects_max) {
             let Some((partition, record)) = self.log.poll(wait)? else {
+                self.caught_up = true;
                 return if n == 0 { self.check_silence() } else { Ok(()) };
             };
             wait = Duration::ZERO;

@@ -16,13 +16,16 @@ use crate::store::{Store, Stores};
 /// After a slower commit the producer is replaced: a delayed end of that transaction could hit the next one.
 const SLOW_COMMIT: Duration = Duration::from_secs(2);
 
+/// A lane that is behind makes a checkpoint no more often, unless one is due by its size.
+const INTERVAL_BEHIND: Duration = Duration::from_secs(1);
+
 /// How often the stores may write what they gathered.
 const STORE_TICK: Duration = Duration::from_millis(500);
 
 /// What one partition's journal record holds.
 struct Prepared {
     partition: i32,
-    delta: Delta,
+    delta: Box<Delta>,
     epoch: Epoch,
     record: Vec<u8>,
 }
@@ -36,13 +39,21 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         };
         match self.batch_since {
             Some(since) => {
-                self.clock.now().saturating_sub(since) >= self.config.checkpoint_interval
+                self.clock.now().saturating_sub(since) >= self.checkpoint_interval()
                     || self.batch_records >= self.config.checkpoint_records_max
                     || large()
                     || self.batch_is_full()
             }
             // With no events, only a snapshot goes on.
             None => self.parts.values().any(|part| part.snapshot.is_some()),
+        }
+    }
+
+    /// A checkpoint's price is hardly that of its events: a lane that is behind makes fewer.
+    fn checkpoint_interval(&self) -> Duration {
+        match self.caught_up {
+            true => self.config.checkpoint_interval,
+            false => self.config.checkpoint_interval.max(INTERVAL_BEHIND),
         }
     }
 
@@ -101,6 +112,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         self.finish_snapshots();
         self.begin_snapshot();
         self.traces.tell(self.clock.wall_ms());
+        self.caught_up = false;
         self.batch_since = None;
         self.batch_records = 0;
         let seconds = self.clock.now().saturating_sub(started).as_secs_f64();
@@ -166,16 +178,14 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             state.checkpointed().next_offset
         );
         let from = state.checkpointed().next_offset;
-        let record = JournalRecord {
-            epoch: running.epoch,
-            instance: self.config.instance.clone(),
-            previous: mark.digest,
-            entry: Entry::Checkpoint { from, delta: Box::new(delta.clone()), fence },
-        }
-        .encode()
-        .map_err(|e| Trouble::Stuck(partition, e.into()))?;
-        self.journal.write(partition, &record)?;
-        Ok(Some(Prepared { partition, delta, epoch: running.epoch, record }))
+        let delta = Box::new(delta);
+        let entry = Entry::Checkpoint { from, delta, fence };
+        let (epoch, instance) = (running.epoch, self.config.instance.clone());
+        let record = JournalRecord { epoch, instance, previous: mark.digest, entry };
+        let encoded = record.encode().map_err(|e| Trouble::Stuck(partition, e.into()))?;
+        self.journal.write(partition, &encoded)?;
+        let Entry::Checkpoint { delta, .. } = record.entry else { return Ok(None) };
+        Ok(Some(Prepared { partition, delta, epoch, record: encoded }))
     }
 
     /// Lets the stores write what they gathered, also when no events come.
@@ -206,7 +216,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             tracing::error!(partition = p.partition, %error, "local state cannot be written; going on without it");
             part.store = None;
         }
-        state.apply(p.delta);
+        state.apply(*p.delta);
         *own_mark = mark;
         let running = part.running.as_mut();
         let snapshots = running.map_or(0, |running| std::mem::take(&mut running.snapshots_applied));
