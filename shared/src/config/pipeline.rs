@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::{
-    ConfigError, KafkaConfig, LogConfig, Places, SinkConfig, SourceConfig, StatusConfig, TablesConfig, tables,
+    ConfigError, ConnectionsTableConfig, KafkaConfig, LogConfig, Places, SinkConfig, SourceConfig,
+    StatusConfig, TablesConfig, tables,
 };
 use crate::units::{Size, Span};
 
@@ -216,7 +217,8 @@ impl PipelineConfig {
         })
     }
 
-    /// For a sink of connections' statuses: takes the sources that tell them, by the types that tell them.
+    /// For a sink of connections' statuses: takes the sources that tell them, by the types that tell them. For a
+    /// database with a table of them: finds the sources that tell them.
     pub(super) fn follow_statuses(
         &mut self,
         at: &Places<'_>,
@@ -237,6 +239,18 @@ impl PipelineConfig {
             }
         }
         let batch = self.batch();
+        if let Some(table) = self.sink.connections_table() {
+            let table = ConnectionsTableConfig { sources: told, ..table.clone() };
+            let key = format!("{key}.sink");
+            if matches!(self.sink, SinkConfig::Mongodb(_) | SinkConfig::Snowflake(_)) {
+                let message = "is for PostgreSQL, MySQL and SQLite: this sink keeps no table of statuses. Leave it out, and \
+                               add a pipeline with sink.connections, or one into such a database";
+                return Err(at.error(Some(table.name.span()), &format!("{key}.connections"), message));
+            }
+            table.check(at, &key, &self.tables)?;
+            self.sink.keep_connections(table);
+            return Ok(());
+        }
         let SinkConfig::Connections(sink) = &mut self.sink else { return Ok(()) };
         if told.is_empty() {
             let message = "needs a source that tells statuses: [sources.NAME.status]";
