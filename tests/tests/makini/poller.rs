@@ -213,6 +213,40 @@ fn a_cursor_that_repeats_is_named_and_the_list_begun_anew() {
 }
 
 #[test]
+fn a_provider_that_asks_one_list_to_wait_is_asked_for_none_of_the_token() {
+    const PAUSE: Duration = Duration::from_secs(20);
+    let connections = ["acme", "globex"];
+    let (stand, provider) = provided("poll-pause", &connections, 3_000, Duration::from_secs(1));
+    // Slow enough that the purchase orders, of six pages, are in the middle.
+    let file = stand.dir.path().join("hookline.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("requests_per_second = 50", "requests_per_second = 2")).unwrap();
+    let pause = Fault {
+        connection: Some("acme".to_owned()),
+        resource: Some(Resource::Suppliers),
+        wait: PAUSE,
+        ..fails(FaultKind::RateLimited, 1)
+    };
+    provider.fault(&pause).unwrap();
+    let poller = stand.poller().started();
+    let lists = |connection: &str| provider.requests()[connection].lists;
+    let before = wait::until("the provider to ask for a pause", PATIENCE, || {
+        let shown = provider.requests()["acme"].faults.contains_key(&FaultKind::RateLimited);
+        shown.then(|| connections.map(lists))
+    });
+    // The other connection's lists are the clock: as often would this one's be read.
+    wait::until("the other connection's lists", PATIENCE, || {
+        (lists("globex") >= before[1] + 12).then_some(())
+    });
+    let during = lists("acme") - before[0];
+    assert!(during <= 3, "{during} pages were asked for in the pause: more than each other list's last one");
+    // Then all go on where they were.
+    wait_for(&stand, "acme", 3_000);
+    wait_for(&stand, "globex", 3_000);
+    assert!(poller.log_text().contains("the provider asks to wait (status 429)"));
+}
+
+#[test]
 fn two_pollers_share_the_connections_and_one_takes_over_what_the_other_leaves() {
     let connections: Vec<String> = (0..12).map(|n| format!("customer-{n}")).collect();
     let ids: Vec<&str> = connections.iter().map(String::as_str).collect();
