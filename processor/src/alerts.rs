@@ -28,6 +28,7 @@ use self::words::Words;
 use crate::broker::BrokerError;
 use crate::clock::{Clock as _, SystemClock};
 use crate::connections::{FENCE_KEY, Labels, Standing};
+use crate::failpoint::{self, Point};
 use crate::kafka::{Appender, Reader, is_passing};
 
 /// Alerts that may be under way at once: with more, further statuses wait in their topic.
@@ -309,6 +310,7 @@ impl Alerts {
     /// Writes what was told; what cannot be written stays for the next turn.
     fn write(&mut self) -> Result<(), AlertsError> {
         while let Some((partition, told)) = self.unwritten.front() {
+            failpoint::pass(Point::AlertSent);
             let key = shared::event::encode_source(&told.source, &told.connection);
             let value = serde_json::to_vec(told).map_err(|e| BrokerError::Retry(e.to_string()))?;
             self.appender.append(&self.settings.topic, *partition, &key, &value)?;

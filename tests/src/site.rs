@@ -190,7 +190,7 @@ log_format = "{log_format}"
             DRAIN.as_secs(),
         );
         let _ = match sink {
-            Sink::Postgres(_) => writeln!(text, "sink.postgres = {{ url = \"env:{SINK_URL}\" }}"),
+            Sink::Postgres(_) => writeln!(text, "sink.postgres.url = \"env:{SINK_URL}\""),
             Sink::Http(_) => writeln!(
                 text,
                 "sink.http = {{ url = \"env:{SINK_URL}\", secrets = [\"env:{}\"] }}",
