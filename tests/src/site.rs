@@ -167,6 +167,7 @@ min_insync_replicas = {needed}
 listen = "{webhooks}"
 admin_listen = "{ingest_admin}"
 body_limit = "{BODY_LIMIT}B"
+metrics_per_connection = true
 drain_timeout = "{}s"
 
 [telemetry]
@@ -197,7 +198,9 @@ log_format = "{log_format}"
                 BILLING_SECRET.name
             ),
             Sink::Kafka(topic) => writeln!(text, "sink.kafka.topic = \"{topic}\""),
-            Sink::Connections(topic) => writeln!(text, "sink.connections.topic = \"{topic}\""),
+            Sink::Connections(topic) => {
+                writeln!(text, "sink.connections = {{ topic = \"{topic}\", metrics_per_connection = true }}")
+            }
         };
         text
     }

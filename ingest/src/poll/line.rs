@@ -95,7 +95,7 @@ impl Line {
             reader: Reader::new(config),
             config: config.clone(),
             pace: Pace::new(poll.interval_min.0, poll.interval.0),
-            metrics: PollMetrics::new(&link.source.name, &link.connection, name),
+            metrics: PollMetrics::new(&link.source.series, &link.source.name, &link.connection, name),
             name: name.to_owned(),
             link,
             progress,

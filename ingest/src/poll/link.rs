@@ -10,6 +10,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use secrecy::SecretString;
 use shared::config::{PollConfig, PollStatusConfig, Secret};
 use shared::event::Event;
+use shared::series::Series;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use url::Url;
@@ -39,6 +40,8 @@ pub(super) struct Source {
     pub(super) body_bytes_max: u64,
     /// Who this is, for those who look at the progress.
     pub(super) instance: String,
+    /// The connections with metrics of their own, of all sources.
+    pub(super) series: Arc<Series>,
 }
 
 /// One connection.

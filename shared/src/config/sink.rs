@@ -239,7 +239,8 @@ pub struct ConnectionsSinkConfig {
     /// The topic. Created with as many partitions as the log has, if it is missing.
     #[serde(default = "default_connections_topic")]
     pub topic: String,
-    /// Whether each connection has metrics of its own. With thousands of connections: thousands of series.
+    /// Whether each connection has a metric of its own: its status. A series for each status that it had, of up to
+    /// 10,000 connections.
     #[serde(default)]
     pub metrics_per_connection: bool,
     /// The sources whose events tell statuses, by name: those of the pipeline that have `status`.

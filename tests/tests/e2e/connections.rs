@@ -13,7 +13,7 @@ use sandbox::sources::{CONNECTIONS, Connection};
 use serde_json::{Value, json};
 
 use crate::common::{
-    Instance, PATIENCE, Sink, Site, assert_nothing_leaked, processor, stderr, stdout,
+    Instance, PATIENCE, Sink, Site, assert_nothing_leaked, now_s, processor, stderr, stdout,
 };
 
 /// What is added to the configuration, after the pipeline's table.
@@ -115,7 +115,8 @@ fn each_status_is_published_once_whatever_comes_twice_late_or_is_killed() {
     const ROUNDS: u32 = 12;
     let site = Site::new("statuses", Kafka::shared(), 2);
     let topic = "statuses.connections";
-    let _ingest = site.ingest().started();
+    let started_s = now_s();
+    let ingest = site.ingest().started();
     let mut instance = site.instance_with("statuses", "only", &Sink::Connections(topic.to_owned()), STATUS);
     instance.program.spawn();
     let database = Postgres::shared().create_database();
@@ -193,6 +194,19 @@ fn each_status_is_published_once_whatever_comes_twice_late_or_is_killed() {
         [number("active"), number("degraded"), number("reauthorization_needed")],
         [Some(0.0), Some(1.0), Some(1.0)]
     );
+    let one = |connection, status| {
+        let labels = [("source", "makini"), ("connection", connection), ("status", status)];
+        metrics.sum("hookline_connection_status", &labels)
+    };
+    assert_eq!((one("acme", "reauthorization_needed"), one("globex", "degraded")), (Some(1.0), Some(1.0)));
+    assert_eq!(metrics.sum("hookline_connections_without_series", &[]), Some(0.0));
+    let metrics = ingest.metrics();
+    for connection in ["acme", "globex"] {
+        let labels = [("source", "makini"), ("connection", connection)];
+        let last_s = metrics.sum("ingest_connection_last_event_timestamp_seconds", &labels).unwrap();
+        assert!((started_s as f64..=now_s() as f64 + 1.0).contains(&last_s), "{connection}: {last_s}");
+    }
+    assert_eq!(metrics.sum("ingest_connections_without_series", &[]), Some(0.0));
     let verified = processor(&site, "verify", &instance, &[]);
     assert_eq!(verified.status.code(), Some(0), "{}{}", stdout(&verified), stderr(&verified));
     assert_nothing_leaked(&[instance.program.log_text(), table.program.log_text()], &["because of"]);

@@ -154,12 +154,23 @@ fn a_list_goes_on_where_a_killed_poller_stopped() {
 fn a_webhook_of_a_finished_synchronisation_is_why_its_list_is_read_at_once() {
     let (stand, provider) = provided("poll-trigger", &["acme"], 3, NEVER);
     let _ingest = stand.ingest().started();
-    let _poller = stand.poller().started();
+    let poller = stand.poller().started();
     wait_for(&stand, "acme", 3);
     provider.change(&untold("acme", ChangeKind::Create)).unwrap();
     provider.set_receiver(&format!("http://{}", stand.webhooks));
     provider.sync("acme", Resource::PurchaseOrders).unwrap();
     wait_for(&stand, "acme", 4);
+    // When each list was read last, for whoever watches.
+    for resource in ["purchase_orders", "suppliers"] {
+        let labels = [("source", "makini"), ("connection", "acme"), ("resource", resource)];
+        wait::until("the time of the last poll", PATIENCE, || {
+            poller
+                .metrics()
+                .sum("ingest_poll_last_success_timestamp_seconds", &labels)
+                .filter(|time| *time > 0.0)
+        });
+    }
+    assert_eq!(poller.metrics().sum("ingest_connections_without_series", &[]), Some(0.0));
 }
 
 #[test]
