@@ -46,6 +46,17 @@ const REQUEST: Duration = Duration::from_secs(10);
 /// How long alerts that are under way are waited for at the end.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// The group's part in `/readyz`.
+const GROUP: &str = "group";
+
+/// From the start on, until partitions are assigned: not ready.
+#[must_use]
+pub fn health() -> Health {
+    let health = Health::default();
+    health.not_ready(GROUP, "no partitions assigned yet");
+    health
+}
+
 /// Why alerts do not start.
 #[derive(Debug, thiserror::Error)]
 pub enum AlertsError {
@@ -87,7 +98,8 @@ pub struct Alerts {
 }
 
 impl Alerts {
-    /// Opens the channels, and joins the group of those who tell. `statuses` is the topic.
+    /// Opens the channels, and joins the group of those who tell. `statuses` is the topic, `health` that of
+    /// [`health`].
     ///
     /// # Errors
     /// Something that somebody has to change.
@@ -121,7 +133,6 @@ impl Alerts {
         }
         let consumer: BaseConsumer = client.create()?;
         consumer.subscribe(&[statuses])?;
-        health.not_ready("group", "no partitions assigned yet");
         Ok(Self {
             config: config.clone(),
             settings: settings.clone(),
@@ -244,7 +255,7 @@ impl Alerts {
         }
         self.book.remember(partition, told);
         self.partitions.insert(partition, (up_to, up_to));
-        self.health.ready("group");
+        self.health.ready(GROUP);
         tracing::info!(partition, offset = up_to, "statuses are followed");
         Ok(())
     }

@@ -275,7 +275,7 @@ fn two_who_tell_share_the_connections_and_one_tells_what_the_other_leaves() {
     wait_told(&site, topic, 4);
     let has_sent = |program: &Program| program.log_text().contains("alert sent");
     assert!(has_sent(&first) && has_sent(&second), "one of them sent nothing");
-    // Nothing is under way: who takes over sends nothing again.
+    // Nothing is under way: whoever takes over sends nothing again.
     first.kill();
     both(("revoked", "offline"), 30);
     wait_told(&site, topic, 6);
