@@ -303,6 +303,21 @@ impl SinkConfig {
         if let Self::Connections(sink) = self { Some(sink) } else { None }
     }
 
+    /// As the configuration calls it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Postgres(_) => "postgres",
+            Self::Mysql(_) => "mysql",
+            Self::Mongodb(_) => "mongodb",
+            Self::Http(_) => "http",
+            Self::Snowflake(_) => "snowflake",
+            Self::Sqlite(_) => "sqlite",
+            Self::Kafka(_) => "kafka",
+            Self::Connections(_) => "connections",
+        }
+    }
+
     /// The table of connections' statuses that a database is to keep.
     #[must_use]
     pub fn connections_table(&self) -> Option<&ConnectionsTableConfig> {

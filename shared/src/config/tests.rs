@@ -319,10 +319,15 @@ fn a_database_keeps_a_table_of_statuses_if_a_source_tells_them() {
     let snowflake = "sink.snowflake = { account = \"a\", user = \"u\", password = \"env:P\", warehouse = \"w\", \
                      database = \"d\", connections = \"c\" }";
     for (sink, more, expected) in [
-        (&*sqlite(""), "", "17: pipelines.p.sink.connections: is a table's name"),
+        (&*sqlite(""), "", "15: pipelines.p.sink.sqlite.connections: is a table's name"),
         (&*sqlite("a b"), "", "is a table's name: 1 to 63 letters, digits and `_`"),
         (&*sqlite("Hookline_Events"), "", "`Hookline_Events` is another table of the pipeline's"),
         (&*sqlite("orders"), "tables.Orders.columns = {}", "`orders` is another table of the pipeline's"),
+        (
+            &*sqlite("c"),
+            "types = [\"b\", \"c.*\"]",
+            "pipelines.p.types: leaves out every event that tells a status",
+        ),
         (&*sqlite("c"), "sources = [\"other\"]", "needs a source of the pipeline that tells statuses"),
         (&*database("mongodb"), "", "is for PostgreSQL, MySQL and SQLite"),
         (snowflake, "", "is for PostgreSQL, MySQL and SQLite"),
