@@ -170,8 +170,7 @@ async fn take(
         trace::sent(send, appended.is_ok(), events.events().len());
     }
     appended?;
-    source.metrics.events.increment(events.events().len() as u64);
-    source.ask_for_polls(&app.log, &events);
+    source.appended(&app.log, &events);
     Ok(if events.has_problem() { Outcome::Unreadable } else { Outcome::Accepted })
 }
 

@@ -127,7 +127,7 @@ fn urls(which: &Urls) -> anyhow::Result<ExitCode> {
     let mut printed = 0_usize;
     for url in found {
         if is_meant(&which.source, &url.source) && is_meant(&which.connection, &url.connection) {
-            writeln!(out, "{}\t{}\t{}", url.source, url.connection, url.url)?;
+            writeln!(out, "{url}")?;
             printed += 1;
         }
     }

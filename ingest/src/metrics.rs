@@ -3,12 +3,16 @@
 //! Handles are made once per source, so that a request costs no look-up. Sources that nobody configured are
 //! counted under `unknown`: a sender cannot create label values.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
     histogram,
 };
+
+use shared::series::{Place, Series};
 
 use crate::problem::Kind;
 
@@ -23,6 +27,12 @@ const REGISTRY_PROBLEMS: &str = "ingest_registry_problems";
 const POLL_REQUESTS: &str = "ingest_poll_requests_total";
 const POLL_RECORDS: &str = "ingest_poll_records_total";
 const POLL_LAST_SUCCESS: &str = "ingest_poll_last_success_timestamp_seconds";
+const CONNECTION_LAST_EVENT: &str = "ingest_connection_last_event_timestamp_seconds";
+const WITHOUT_SERIES: &str = "ingest_connections_without_series";
+
+/// Connections of a source that are known by what they sent. Further ones are not looked at: where a connection's name
+/// comes with the webhook, a sender could make any number of them.
+const HEARD_MAX: usize = 100_000;
 
 /// The label of requests to sources that nobody configured.
 const UNKNOWN: &str = "unknown";
@@ -40,6 +50,15 @@ pub(crate) fn describe() {
     describe_gauge!(CONNECTIONS, "Open connections");
     describe_gauge!(KAFKA_UP, "1 while the log can be reached, else 0");
     describe_gauge!(REGISTRY_PROBLEMS, "Connections of a source's registry that cannot be used");
+    describe_gauge!(
+        CONNECTION_LAST_EVENT,
+        Unit::Seconds,
+        "When this process last appended a connection's event to the log"
+    );
+    describe_gauge!(
+        WITHOUT_SERIES,
+        "Connections that have no metrics of their own, since more than 10000 would have them"
+    );
 }
 
 /// Says what each metric of polling means. Once per process.
@@ -104,6 +123,45 @@ impl SourceMetrics {
     }
 }
 
+/// The places of connections with metrics of their own.
+pub(crate) fn series() -> Arc<Series> {
+    Series::new(gauge!(WITHOUT_SERIES))
+}
+
+/// When each connection of a source last sent an event that the log has.
+pub(crate) struct LastEvents {
+    source: String,
+    series: Arc<Series>,
+    heard: Mutex<HashMap<String, (Place, Gauge)>>,
+}
+
+impl LastEvents {
+    pub(crate) fn new(source: &str, series: &Arc<Series>) -> Self {
+        Self { source: source.to_owned(), series: Arc::clone(series), heard: Mutex::default() }
+    }
+
+    /// The log has an event of the connection, just now.
+    pub(crate) fn heard(&self, connection: &str) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, gauge)) = heard.get(connection) {
+            gauge.set(now_s());
+        } else if heard.len() < HEARD_MAX {
+            let place = self.series.place(&self.source, connection);
+            let (source, name) = (self.source.clone(), connection.to_owned());
+            let gauge = match place.is_kept() {
+                true => gauge!(CONNECTION_LAST_EVENT, "source" => source, "connection" => name),
+                false => Gauge::noop(),
+            };
+            gauge.set(now_s());
+            heard.insert(connection.to_owned(), (place, gauge));
+        }
+    }
+}
+
+fn now_s() -> f64 {
+    jiff::Timestamp::now().as_duration().as_secs_f64()
+}
+
 /// The log's handles.
 #[derive(Clone)]
 pub(crate) struct LogMetrics {
@@ -137,19 +195,26 @@ pub(crate) struct PollMetrics {
     appended: Counter,
     unchanged: Counter,
     last_success: Gauge,
+    _place: Place,
 }
 
 impl PollMetrics {
-    pub(crate) fn new(source: &str, connection: &str, resource: &str) -> Self {
+    /// `series` are those of all lists.
+    pub(crate) fn new(series: &Arc<Series>, source: &str, connection: &str, resource: &str) -> Self {
         let records = |outcome: &'static str| counter!(POLL_RECORDS, "source" => source.to_owned(), "resource" => resource.to_owned(), "outcome" => outcome);
-        let last_success = gauge!(
-            POLL_LAST_SUCCESS, "source" => source.to_owned(), "connection" => connection.to_owned(),
-            "resource" => resource.to_owned()
-        );
+        let place = series.place(source, connection);
+        let last_success = match place.is_kept() {
+            true => gauge!(
+                POLL_LAST_SUCCESS, "source" => source.to_owned(), "connection" => connection.to_owned(),
+                "resource" => resource.to_owned()
+            ),
+            false => Gauge::noop(),
+        };
         Self {
             appended: records("appended"),
             unchanged: records("unchanged"),
             last_success,
+            _place: place,
             source: source.to_owned(),
             resource: resource.to_owned(),
         }
@@ -171,7 +236,7 @@ impl PollMetrics {
 
     /// A list was read to its end just now.
     pub(crate) fn succeeded(&self) {
-        self.last_success.set(jiff::Timestamp::now().as_duration().as_secs_f64());
+        self.last_success.set(now_s());
     }
 }
 

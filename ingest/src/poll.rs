@@ -150,6 +150,7 @@ type Sources = BTreeMap<String, (Arc<Source>, BTreeMap<String, ConnectionConfig>
 fn sources(config: &Config, log: &Arc<Log>) -> Result<(Sources, Vec<Watched>), SetupError> {
     let instance = std::env::var("HOSTNAME").ok().filter(|host| !host.is_empty());
     let (mut sources, mut registries) = (Sources::new(), Vec::new());
+    let series = crate::metrics::series();
     for (name, source) in &config.sources {
         let Some(poll) = &source.poll else { continue };
         let prepared = Source {
@@ -161,6 +162,7 @@ fn sources(config: &Config, log: &Arc<Log>) -> Result<(Sources, Vec<Watched>), S
             permits: Semaphore::new(poll.concurrency as usize),
             body_bytes_max: config.ingest.body_limit.0,
             instance: instance.clone().unwrap_or_else(|| std::process::id().to_string()),
+            series: Arc::clone(&series),
             config: poll.clone(),
         };
         let mut connections = source.connections.clone();

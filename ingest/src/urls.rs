@@ -1,5 +1,7 @@
 //! The addresses at which webhooks are received, to be given to their senders.
 
+use std::fmt;
+
 use shared::config::{Config, Registry, Secrets};
 use shared::event::encode_source;
 use shared::selector::Selector;
@@ -15,6 +17,13 @@ pub struct Address {
     pub connection: String,
     /// The address.
     pub url: String,
+}
+
+/// The line that `ingest urls` prints: source, connection and address, separated by tabs.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\t{}\t{}", self.source, self.connection, self.url)
+    }
 }
 
 /// The addresses of all sources, and of the connections of those that have them in the path; the registry's, too.
@@ -61,5 +70,7 @@ mod tests {
         let all: Vec<_> = urls(&config, "https://h.example/").unwrap().into_iter().map(|a| a.url).collect();
         let wanted = ["github", "makini/a%2F%C3%BC", "makini/globex"];
         assert_eq!(all, wanted.map(|path| format!("https://h.example/webhooks/{path}")));
+        let printed = urls(&config, "https://h.example").unwrap().pop().unwrap().to_string();
+        assert_eq!(printed, "makini\tglobex\thttps://h.example/webhooks/makini/globex");
     }
 }

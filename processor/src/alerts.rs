@@ -28,6 +28,7 @@ use self::words::Words;
 use crate::broker::BrokerError;
 use crate::clock::{Clock as _, SystemClock};
 use crate::connections::{FENCE_KEY, Labels, Standing};
+use crate::failpoint::{self, Point};
 use crate::kafka::{Appender, Reader, is_passing};
 
 /// Alerts that may be under way at once: with more, further statuses wait in their topic.
@@ -44,6 +45,17 @@ const PAUSE: Duration = Duration::from_secs(1);
 const REQUEST: Duration = Duration::from_secs(10);
 /// How long alerts that are under way are waited for at the end.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// The group's part in `/readyz`.
+const GROUP: &str = "group";
+
+/// From the start on, until partitions are assigned: not ready.
+#[must_use]
+pub fn health() -> Health {
+    let health = Health::default();
+    health.not_ready(GROUP, "no partitions assigned yet");
+    health
+}
 
 /// Why alerts do not start.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +98,8 @@ pub struct Alerts {
 }
 
 impl Alerts {
-    /// Opens the channels, and joins the group of those who tell. `statuses` is the topic.
+    /// Opens the channels, and joins the group of those who tell. `statuses` is the topic, `health` that of
+    /// [`health`].
     ///
     /// # Errors
     /// Something that somebody has to change.
@@ -120,7 +133,6 @@ impl Alerts {
         }
         let consumer: BaseConsumer = client.create()?;
         consumer.subscribe(&[statuses])?;
-        health.not_ready("group", "no partitions assigned yet");
         Ok(Self {
             config: config.clone(),
             settings: settings.clone(),
@@ -243,7 +255,7 @@ impl Alerts {
         }
         self.book.remember(partition, told);
         self.partitions.insert(partition, (up_to, up_to));
-        self.health.ready("group");
+        self.health.ready(GROUP);
         tracing::info!(partition, offset = up_to, "statuses are followed");
         Ok(())
     }
@@ -309,6 +321,7 @@ impl Alerts {
     /// Writes what was told; what cannot be written stays for the next turn.
     fn write(&mut self) -> Result<(), AlertsError> {
         while let Some((partition, told)) = self.unwritten.front() {
+            failpoint::pass(Point::AlertSent);
             let key = shared::event::encode_source(&told.source, &told.connection);
             let value = serde_json::to_vec(told).map_err(|e| BrokerError::Retry(e.to_string()))?;
             self.appender.append(&self.settings.topic, *partition, &key, &value)?;

@@ -1,4 +1,4 @@
-//! What `tests/run faults` does to the program from inside: places at which it dies, as `kill -9` does, and a fold that
+//! What `tests/run faults` and `e2e` do to the program from inside: places at which it dies, as `kill -9` does, and a fold that
 //! passes for a later one.
 //!
 //! Without the cargo feature `failpoints`, nothing of this is in the program. With it, the environment names one place,
@@ -30,6 +30,8 @@ pub enum Point {
     StoreOpened,
     /// P9: some of the journal is replayed.
     Restoring,
+    /// Of `processor alerts`: an alert is sent, and not yet written as told.
+    AlertSent,
 }
 
 impl Point {
@@ -46,6 +48,7 @@ impl Point {
         (Self::JournalTrimmed, "journal-trimmed"),
         (Self::StoreOpened, "store-opened"),
         (Self::Restoring, "restoring"),
+        (Self::AlertSent, "alert-sent"),
     ];
 }
 

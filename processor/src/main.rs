@@ -431,8 +431,8 @@ fn alerts(_: &Statuses) -> anyhow::Result<ExitCode> {
 
 #[cfg(feature = "alerts")]
 fn alerts(of: &Statuses) -> anyhow::Result<ExitCode> {
-    use processor::alerts::Alerts;
-    use shared::admin::{self, Health};
+    use processor::alerts::{self, Alerts};
+    use shared::admin;
     use shared::topics;
 
     let config = Config::load(&of.config, Secrets::Alerts)?;
@@ -450,7 +450,7 @@ fn alerts(of: &Statuses) -> anyhow::Result<ExitCode> {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         };
         tokio::pin!(signalled);
-        let health = Health::default();
+        let health = alerts::health();
         admin::serve(settings.admin_listen, health.clone(), metrics).await?;
         let wanted = [topics::of_statuses(&config, &statuses), topics::of_alerts(&config, &settings.topic)];
         tokio::select! {

@@ -49,6 +49,9 @@ pub const CONNECTION_CHANGES: &str = "hookline_connection_changes_total";
 /// 1 for the status that a connection has; labels `source`, `connection`, `status`. Only where it is configured.
 pub const CONNECTION_STATUS: &str = "hookline_connection_status";
 
+/// Connections that would have a [`CONNECTION_STATUS`] and do not, since there are too many. Only where it is configured.
+pub const CONNECTIONS_WITHOUT_SERIES: &str = "hookline_connections_without_series";
+
 /// Alerts by what became of them; labels `channel`, `outcome`.
 pub const ALERTS: &str = "hookline_alerts_total";
 /// Alerts that are being sent, or tried again.
@@ -96,6 +99,10 @@ pub fn describe() {
     describe_counter!(ALERTS, "Alerts by channel and by what became of them");
     describe_gauge!(ALERTS_UNDER_WAY, "Alerts that are being sent, or tried again");
     describe_gauge!(CONNECTION_STATUS, "1 for the status that a connection has");
+    describe_gauge!(
+        CONNECTIONS_WITHOUT_SERIES,
+        "Connections that have no metrics of their own, since more than 10000 would have them"
+    );
     describe_counter!(
         SNAPSHOTS,
         "Snapshots of a partition's state written, each a reason to trim its journal"

@@ -45,6 +45,11 @@ mod rows;
 mod snowflake;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg_attr(
+    not(any(feature = "mysql", feature = "postgres", feature = "sqlite")),
+    allow(dead_code, reason = "a database needs what the topic of statuses does not")
+)]
+mod statuses;
 
 use std::sync::Arc;
 

@@ -23,6 +23,7 @@ use sink_contract::example;
 use sink_contract::mapping::{self, Mapped, Table};
 use sink_contract::relational::{self, Relational};
 use sink_contract::remote::{self, Remote};
+use sink_contract::statuses;
 use sink_contract::{
     Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, ids, open,
     promises, retried, simple, tls,
@@ -32,6 +33,8 @@ promises!(Database::new());
 remote::promises!(Database::new());
 mapping::promises!(Database::new());
 relational::promises!(Database::new());
+statuses::promises!(Database::new());
+statuses::remote_promises!(Database::new());
 mapping::remote_promises!(Database::new());
 
 const PASSWORD: &str = "hunter2@:/?";

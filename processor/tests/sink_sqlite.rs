@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use sink_contract::example;
 use sink_contract::mapping::{self, Mapped, Table};
 use sink_contract::relational::{self, Relational};
+use sink_contract::statuses;
 use sink_contract::{
     Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, open, promises,
     rows_dropped_in_silence_halt,
@@ -23,6 +24,7 @@ use sink_contract::{
 promises!(File::new());
 mapping::promises!(File::new());
 relational::promises!(File::new());
+statuses::promises!(File::new());
 
 /// A database file of its own.
 struct File {
@@ -55,7 +57,7 @@ impl File {
 
 impl Place for File {
     fn config(&self) -> SinkConfig {
-        SinkConfig::Sqlite(SqliteSinkConfig { path: self.path() })
+        SinkConfig::Sqlite(SqliteSinkConfig { path: self.path(), connections: None })
     }
 
     fn events(&self) -> Vec<StoredEvent> {
@@ -229,7 +231,7 @@ fn a_crash_before_the_commit_leaves_nothing() {
 fn a_missing_directory_halts_and_names_the_file() {
     let file = File::new();
     let path = file.dir.path().join("missing/hookline.db");
-    let config = SinkConfig::Sqlite(SqliteSinkConfig { path: path.clone() });
+    let config = SinkConfig::Sqlite(SqliteSinkConfig { path: path.clone(), connections: None });
     match sink::open(&config, &context()) {
         Err(SinkError::Halt(message)) => assert!(message.contains(&path.display().to_string()), "{message}"),
         other => panic!("not halted: {:?}", other.map(|_| ())),

@@ -38,7 +38,7 @@ pub use source::{
     ArrayBody, ConnectionConfig, Encoding, Hash, HmacScheme, OrderConfig, RuleConfig, Secret, SequenceOrder,
     SimpleScheme, SourceConfig, VerifyConfig, VersionOrder, type_matches,
 };
-pub use status::{ConnectionStatus, StatusConfig};
+pub use status::{ConnectionStatus, ConnectionsTableConfig, StatusConfig};
 pub use tables::{
     Attribute, COLUMNS_MAX, ColumnConfig, ColumnType, ColumnValue, LookupConfig, Miss, OnDelete, Pointer,
     TABLES_MAX, TableConfig, TablesConfig, Write,

@@ -1,8 +1,8 @@
 //! What `ingest` and `processor` both speak.
 //!
 //! The data's way through this crate: [`config`] says what is expected, [`event`] is what travels
-//! through the log, [`json`] reads its body, [`kafka`] and [`topics`] reach the log, [`telemetry`] and [`admin`]
-//! let people see it.
+//! through the log, [`json`] reads its body, [`kafka`] and [`topics`] reach the log, [`telemetry`], [`series`] and
+//! [`admin`] let people see it.
 
 pub mod admin;
 pub mod config;
@@ -12,6 +12,7 @@ pub mod kafka;
 pub mod poll;
 pub mod secret;
 pub mod selector;
+pub mod series;
 pub mod spans;
 pub mod telemetry;
 pub mod topics;

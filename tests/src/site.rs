@@ -167,6 +167,7 @@ min_insync_replicas = {needed}
 listen = "{webhooks}"
 admin_listen = "{ingest_admin}"
 body_limit = "{BODY_LIMIT}B"
+metrics_per_connection = true
 drain_timeout = "{}s"
 
 [telemetry]
@@ -190,14 +191,16 @@ log_format = "{log_format}"
             DRAIN.as_secs(),
         );
         let _ = match sink {
-            Sink::Postgres(_) => writeln!(text, "sink.postgres = {{ url = \"env:{SINK_URL}\" }}"),
+            Sink::Postgres(_) => writeln!(text, "sink.postgres.url = \"env:{SINK_URL}\""),
             Sink::Http(_) => writeln!(
                 text,
                 "sink.http = {{ url = \"env:{SINK_URL}\", secrets = [\"env:{}\"] }}",
                 BILLING_SECRET.name
             ),
             Sink::Kafka(topic) => writeln!(text, "sink.kafka.topic = \"{topic}\""),
-            Sink::Connections(topic) => writeln!(text, "sink.connections.topic = \"{topic}\""),
+            Sink::Connections(topic) => {
+                writeln!(text, "sink.connections = {{ topic = \"{topic}\", metrics_per_connection = true }}")
+            }
         };
         text
     }

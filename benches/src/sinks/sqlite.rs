@@ -32,7 +32,7 @@ impl Database for Place {
 
     fn fresh(&mut self) -> anyhow::Result<SinkConfig> {
         self.made += 1;
-        Ok(SinkConfig::Sqlite(SqliteSinkConfig { path: self.file() }))
+        Ok(SinkConfig::Sqlite(SqliteSinkConfig { path: self.file(), connections: None }))
     }
 
     fn bulk(&mut self) -> anyhow::Result<(u64, Duration)> {

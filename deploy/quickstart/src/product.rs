@@ -20,6 +20,8 @@ const READY_WAIT: Duration = Duration::from_secs(60);
 pub(crate) struct Product {
     /// Where webhooks are received.
     pub(crate) url: String,
+    /// Each connection's address, as `ingest urls` prints them.
+    pub(crate) addresses: String,
     /// Where the verdicts are.
     pub(crate) metrics_url: String,
     ingest: ingest::Running,
@@ -56,8 +58,11 @@ pub(crate) fn start(runtime: &Runtime, config: &Config) -> anyhow::Result<Produc
         };
         anyhow::Ok((ingest, processor, poller))
     })?;
+    let url = format!("http://{}", ingest.webhook_address());
+    let addresses = ingest::urls(config, &url)?.iter().map(|address| format!("{address}\n")).collect();
     let product = Product {
-        url: format!("http://{}", ingest.webhook_address()),
+        url,
+        addresses,
         metrics_url: format!("http://{}/metrics", processor.admin),
         ingest,
         processor,

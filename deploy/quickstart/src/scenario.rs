@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use sandbox::check::Difference;
 use sandbox::delivery::Verdicts;
-use sandbox::provider::{self, ConfigOptions, Database, Expected, Options, Phase, Running, Scenario};
+use sandbox::provider::{self, ConfigOptions, Database, Expected, Options, Phase, Running, Scenario, Urls};
 
 use crate::config::{Files, PIPELINE, Sources};
 use crate::counts;
@@ -29,6 +29,7 @@ pub(crate) struct Case {
     provider: Running,
     scenario: Scenario,
     source: String,
+    connections: Vec<String>,
 }
 
 /// What came of it.
@@ -48,7 +49,7 @@ impl Case {
         scenario.seed = seed.unwrap_or(scenario.seed);
         let options = Options { registry: Some(files.registry.clone()), ..Options::default() };
         let provider = provider::start(&options).context("the sandbox does not start")?;
-        Ok(Self { provider, scenario, source: options.source })
+        Ok(Self { provider, scenario, source: options.source, connections: options.connections })
     }
 
     /// The configuration for it, with tables of one's own for its records; these are made.
@@ -68,10 +69,10 @@ impl Case {
 
     /// Plays the scenario, waits until the sink has what the provider has, and compares.
     pub(crate) fn run(self, show: &Show, files: &Files, product: &Product) -> anyhow::Result<Outcome> {
-        let Self { provider, scenario, .. } = self;
+        let Self { provider, scenario, source, connections } = self;
         show.line(&format!("provider, by hand    {}/control", provider.url()));
         show.line(&format!("\n{}, seed {}: {}", scenario.name, scenario.seed, scenario.shows));
-        provider.set_receiver(&product.url);
+        provider.set_urls(Urls::parse(&product.addresses, "ingest urls", &source, &connections)?);
         provider.play(scenario.clone())?;
         let progress = |state: &provider::State| {
             format!("{} changes, {} webhooks answered", state.changes, state.webhooks.answered)

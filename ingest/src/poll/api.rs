@@ -52,6 +52,9 @@ pub(super) enum Failure {
         /// How long, where it says so.
         after: Option<Duration>,
     },
+    /// Another list of the token was asked to wait: nothing was sent.
+    #[error("the provider asked another list of the connection to wait")]
+    Paused(Duration),
     /// A status of the request's own making: a list that is in the middle begins anew.
     #[error("the provider does not take the request (status {0})")]
     Refused(u16),
@@ -66,6 +69,7 @@ impl Failure {
         match self {
             Self::Unauthorized(_) => "unauthorized",
             Self::Wait { .. } => "rate-limited",
+            Self::Paused(_) => "paused",
             Self::Refused(_) => "refused",
             Self::Passing(_) => "failed",
         }

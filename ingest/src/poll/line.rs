@@ -95,7 +95,7 @@ impl Line {
             reader: Reader::new(config),
             config: config.clone(),
             pace: Pace::new(poll.interval_min.0, poll.interval.0),
-            metrics: PollMetrics::new(&link.source.name, &link.connection, name),
+            metrics: PollMetrics::new(&link.source.series, &link.source.name, &link.connection, name),
             name: name.to_owned(),
             link,
             progress,
@@ -124,6 +124,10 @@ impl Line {
                     None => return,
                 },
                 () = sleep_until(due.max(self.link.not_before())) => {
+                    // While this list slept, another one may have been asked to wait.
+                    if Instant::now() < self.link.not_before() {
+                        continue;
+                    }
                     self.asked_again = false;
                     let wait = self.poll().await;
                     due = Instant::now() + if self.asked_again { Duration::ZERO } else { wait };
@@ -160,7 +164,7 @@ impl Line {
     async fn stopped(&mut self, stop: &Stop) -> Duration {
         let wait = match stop {
             Stop::Provider(Failure::Unauthorized(_)) => self.pace.hopeless(),
-            Stop::Provider(Failure::Wait { after: Some(after), .. }) => *after,
+            Stop::Provider(Failure::Wait { after: Some(after), .. } | Failure::Paused(after)) => *after,
             Stop::Provider(_) | Stop::Page(_) | Stop::Log(_) | Stop::Kept(_) => self.pace.failed(),
         };
         if matches!(stop, Stop::Provider(Failure::Wait { .. })) {
@@ -455,6 +459,7 @@ impl Line {
                     }
                     let asked = match stop {
                         Stop::Provider(Failure::Wait { after, .. }) => after,
+                        Stop::Provider(Failure::Paused(after)) => Some(after),
                         Stop::Provider(_) | Stop::Page(_) | Stop::Log(_) | Stop::Kept(_) => None,
                     };
                     sleep(asked.unwrap_or(ONE_WAIT * n)).await;

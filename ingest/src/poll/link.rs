@@ -10,6 +10,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use secrecy::SecretString;
 use shared::config::{PollConfig, PollStatusConfig, Secret};
 use shared::event::Event;
+use shared::series::Series;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use url::Url;
@@ -39,6 +40,8 @@ pub(super) struct Source {
     pub(super) body_bytes_max: u64,
     /// Who this is, for those who look at the progress.
     pub(super) instance: String,
+    /// The connections with metrics of their own, of all sources.
+    pub(super) series: Arc<Series>,
 }
 
 /// One connection.
@@ -86,18 +89,24 @@ impl Link {
         *not_before = then.max(*not_before);
     }
 
-    /// Asks the provider, as often as it may be asked, and notes whether it takes the token.
+    /// Asks the provider, as often as it may be asked, and notes whether it takes the token. While the provider is to
+    /// be left alone, that is the answer.
     pub(super) async fn get(&self, url: Url, metrics: &PollMetrics) -> Result<Answer, Failure> {
         let token: Option<SecretString> = self.token.borrow().as_ref().map(|token| token.value.clone());
         let Some(token) = token else {
             return Err(Failure::Passing("the connection has no token; set it in the registry".to_owned()));
         };
         self.limiter.until_ready().await;
+        let left = self.not_before().saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            return Err(Failure::Paused(left));
+        }
         let answer = self.source.api.get(url, &token).await;
         metrics.requested(answer.as_ref().map_or_else(Failure::name, |_| "answered"));
         match &answer {
             Ok(_) => self.authorized().await,
             Err(failure @ Failure::Unauthorized(_)) => self.unauthorized(failure).await,
+            Err(Failure::Wait { after: Some(after), .. }) => self.wait_until(Instant::now() + *after),
             Err(_) => {}
         }
         answer

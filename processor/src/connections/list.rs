@@ -135,7 +135,7 @@ pub fn list(config: &Config, topic: &str, filter: &Filter) -> Result<Vec<Listed>
             let key = (standing.source.clone(), standing.connection.clone());
             // Events of one connection may be in several partitions, where its status events name several entities.
             match found.get(&key) {
-                Some(other) if instant(other) >= instant(&standing) => {}
+                Some(other) if other.instant() >= standing.instant() => {}
                 Some(_) | None => drop(found.insert(key, standing)),
             }
         }
@@ -159,10 +159,6 @@ pub fn list(config: &Config, topic: &str, filter: &Filter) -> Result<Vec<Listed>
 }
 
 /// When the last event was, if its time is one.
-fn instant(standing: &Standing) -> Option<jiff::Timestamp> {
-    standing.time.parse().ok()
-}
-
 /// How far each connection's lists are polled; none where nothing is polled.
 fn polls(config: &Config, reader: &Reader) -> Result<Lists, ListError> {
     let mut found = Lists::new();

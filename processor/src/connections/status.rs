@@ -57,6 +57,12 @@ impl Standing {
         encode_source(&self.source, &self.connection)
     }
 
+    /// When the event was that told it; none where its time is not one of RFC 3339.
+    #[must_use]
+    pub fn instant(&self) -> Option<jiff::Timestamp> {
+        self.time.parse().ok()
+    }
+
     /// How the connection stands after an event: another status begins with it; the same one goes on, for the reason
     /// that the event has.
     #[must_use]

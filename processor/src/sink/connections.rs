@@ -14,9 +14,10 @@ use shared::config::{ConnectionsSinkConfig, KafkaConfig};
 
 use self::content::{Content, FenceRecord};
 use self::shown::Shown;
+use super::statuses::{self, Tellers};
 use super::{Batch, Context, Sink, SinkError, rows};
 use crate::broker::BrokerError;
-use crate::connections::{FENCE_KEY, Standing, Teller};
+use crate::connections::FENCE_KEY;
 use crate::kafka::{Exclusive, ExclusiveRecord, Reader, WriteError};
 use crate::position::{Epoch, Fence, Position};
 
@@ -25,7 +26,7 @@ pub(super) struct Connections {
     topic: String,
     kafka: KafkaConfig,
     context: Context,
-    tellers: BTreeMap<String, Teller>,
+    tellers: Tellers,
     reader: Reader,
     partitions: BTreeMap<i32, Owned>,
     shown: Arc<Shown>,
@@ -47,12 +48,11 @@ impl Connections {
         })?;
         let client = format!("hookline-{}-connections", context.pipeline);
         let reader = Reader::of(&kafka, &client, &client).map_err(|e| retry(&config.topic, &e))?;
-        let tellers = config.sources.iter().map(|(source, status)| (source.clone(), Teller::new(status)));
         Ok(Self {
             topic: config.topic.clone(),
             kafka,
             context: context.clone(),
-            tellers: tellers.collect(),
+            tellers: Tellers::new(&config.sources),
             reader,
             partitions: BTreeMap::new(),
             shown: Arc::new(Shown::new(config)),
@@ -74,26 +74,6 @@ impl Connections {
     fn begin(&self, partition: i32) -> Result<Exclusive, SinkError> {
         let id = format!("{}-{}-{partition}", self.context.pipeline, self.topic);
         Exclusive::begin(&self.kafka, &id, &self.topic, partition).map_err(|e| retry(&self.topic, &e))
-    }
-
-    /// What the events of a batch tell, in their order.
-    fn standings(&self, rows: &[rows::Row<'_>], content: &Content) -> Result<Vec<Standing>, SinkError> {
-        let mut told: Vec<Standing> = Vec::new();
-        let mut newest: BTreeMap<String, usize> = BTreeMap::new();
-        for row in rows {
-            let Some(teller) = self.tellers.get(row.event.source) else { continue };
-            let tells = teller.tell(&row.event, row.body).map_err(|problem| {
-                SinkError::Refused(format!("the event at offset {} {problem}", row.event_offset))
-            })?;
-            let Some(tells) = tells else { continue };
-            let key = shared::event::encode_source(row.event.source, &row.event.connection);
-            let earlier = newest.get(&key).and_then(|n| told.get(*n));
-            let before = earlier.or_else(|| content.standings.get(&key));
-            let standing = Standing::after(before, &row.event, tells, row.position);
-            newest.insert(key, told.len());
-            told.push(standing);
-        }
-        Ok(told)
     }
 
     /// A transaction that failed: whether another owner was the reason, says the topic.
@@ -152,6 +132,7 @@ impl Sink for Connections {
 
     fn deliver(&mut self, batch: &Batch<'_>) -> Result<(), SinkError> {
         let rows = rows::of(batch)?;
+        let told = self.tellers.tell(&rows)?;
         let (partition, own) = (batch.partition, batch.from.epoch);
         let known = self.partitions.get(&partition).map_or(Fence::EMPTY, |owned| owned.content.fence.fence);
         if (known.position, known.epoch) != (batch.from.position, own) {
@@ -160,14 +141,7 @@ impl Sink for Connections {
         let Some(mut owned) = self.partitions.remove(&partition) else {
             return Err(SinkError::Fenced { partition, found: known.epoch, own });
         };
-        let standings = match self.standings(&rows, &owned.content) {
-            Ok(standings) => standings,
-            Err(error) => {
-                // Nothing was begun: the next batch goes on with the same producer.
-                self.partitions.insert(partition, owned);
-                return Err(error);
-            }
-        };
+        let standings = statuses::standings(told, &owned.content.standings);
         let positions: Vec<Position> = rows.iter().map(|row| row.position).collect();
         let fence = owned.content.fence.moved(&self.context, batch.to, &positions);
         let mut records = vec![encoded(&fence)?];

@@ -7,6 +7,7 @@
 mod classify;
 mod connect;
 mod insert;
+mod statuses;
 mod tables;
 
 use mysql_async::prelude::Queryable as _;
@@ -18,6 +19,7 @@ use shared::config::DatabaseSinkConfig;
 
 use self::connect::{Server, Session};
 use super::rows::{self, StoredFence};
+use super::statuses::StatusTable;
 use super::{Batch, Context, Sink, SinkError, mapping};
 use crate::position::{Epoch, Fence, Position};
 
@@ -116,12 +118,14 @@ impl Sink for Mysql {
     fn deliver(&mut self, batch: &Batch<'_>) -> Result<(), SinkError> {
         let rows = rows::of(batch)?;
         let changes = mapping::changes(&self.server.tables, &rows)?;
+        let told = StatusTable::told(self.server.statuses.as_ref(), &rows)?;
         self.run(async |session, server, _| {
             in_transaction(session, server, async |session| {
                 let Session { conn, packet_bytes_max, scales, .. } = session;
                 move_fence(conn, server, batch).await?;
                 insert::events(conn, server, *packet_bytes_max, batch.partition, &rows).await?;
                 insert::entities(conn, server, batch.partition, &rows).await?;
+                statuses::apply(conn, server, batch.partition, told).await?;
                 tables::apply(conn, server, scales, *packet_bytes_max, changes).await
             })
             .await

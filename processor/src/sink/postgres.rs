@@ -7,6 +7,7 @@
 mod classify;
 mod connect;
 mod copy;
+mod statuses;
 mod tables;
 
 use tokio::runtime::{Builder, Runtime};
@@ -18,6 +19,7 @@ use shared::config::PostgresSinkConfig;
 use self::classify::failed;
 use self::connect::{Server, Session};
 use super::rows::{self, Row, StoredFence};
+use super::statuses::StatusTable;
 use super::{Batch, Context, Sink, SinkError, mapping};
 use crate::position::{Epoch, Fence, Position};
 
@@ -118,12 +120,14 @@ impl Sink for Postgres {
     fn deliver(&mut self, batch: &Batch<'_>) -> Result<(), SinkError> {
         let rows = rows::of(batch)?;
         let changes = mapping::changes(&self.server.tables, &rows)?;
+        let told = StatusTable::told(self.server.statuses.as_ref(), &rows)?;
         self.run(async |session, server, _| {
-            let Session { client, move_fence, copy_events, upsert_entities, tables, .. } = session;
+            let Session { client, move_fence, copy_events, upsert_entities, tables, statuses, .. } = session;
             let transaction = begin(client, server).await?;
             let statements = Statements { move_fence, copy_events, upsert_entities };
             let applied = async {
                 apply(&transaction, server, &statements, batch, &rows).await?;
+                statuses::apply(&transaction, server, statuses.as_ref(), batch.partition, told).await?;
                 tables::apply(&transaction, server, tables, changes).await
             };
             match applied.await {

@@ -3,6 +3,7 @@
 //! For one instance: its lanes are several connections to the file, one of which writes at a time. Called by
 //! a lane's thread.
 
+mod statuses;
 mod tables;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use shared::config::SqliteSinkConfig;
 
 use super::mapping::{self, table::Table};
 use super::rows::{self, Row, StoredFence};
+use super::statuses::StatusTable;
 use super::{Batch, Context, Sink, SinkError};
 use crate::position::{Epoch, Fence, Position};
 
@@ -68,6 +70,7 @@ pub(super) struct Sqlite {
     context: Context,
     /// The user's own.
     tables: Arc<[Table]>,
+    statuses: Option<Arc<StatusTable>>,
     /// None after a failure, until the next call.
     connection: Option<Connection>,
 }
@@ -75,7 +78,9 @@ pub(super) struct Sqlite {
 impl Sqlite {
     pub(super) fn open(config: &SqliteSinkConfig, context: &Context) -> Result<Self, SinkError> {
         let tables = mapping::table::all(&context.tables).into();
-        let mut sink = Self { path: config.path.clone(), context: context.clone(), tables, connection: None };
+        let statuses = config.connections.as_ref().map(|table| Arc::new(StatusTable::new(table)));
+        let mut sink =
+            Self { path: config.path.clone(), context: context.clone(), tables, statuses, connection: None };
         sink.run(|connection, path, context| check_owner(connection, path, context))?;
         Ok(sink)
     }
@@ -89,7 +94,10 @@ impl Sqlite {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
-                let connection = connect(&self.path)?;
+                let mut connection = connect(&self.path)?;
+                if let Some(table) = &self.statuses {
+                    statuses::make(&mut connection, &self.path, table)?;
+                }
                 tables::check(&connection, &self.path, &self.context.pipeline, &self.tables)?;
                 connection
             }
@@ -130,9 +138,12 @@ impl Sink for Sqlite {
         let rows = rows::of(batch)?;
         let tables = Arc::clone(&self.tables);
         let changes = mapping::changes(&tables, &rows)?;
+        let statuses = self.statuses.clone();
+        let told = StatusTable::told(statuses.as_deref(), &rows)?;
         self.run(|connection, path, _| {
             let transaction = begin(connection, path)?;
             deliver(&transaction, path, batch, &rows)?;
+            statuses::apply(&transaction, path, statuses.as_deref(), batch.partition, told)?;
             tables::apply(&transaction, path, &tables, changes)?;
             transaction.commit().map_err(|e| failed(path, &e))
         })

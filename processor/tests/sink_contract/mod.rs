@@ -15,6 +15,7 @@ pub(crate) mod example;
 pub(crate) mod mapping;
 pub(crate) mod relational;
 pub(crate) mod remote;
+pub(crate) mod statuses;
 pub(crate) mod tls;
 
 use processor::fold::{Action, Effect};

@@ -23,6 +23,7 @@ use sink_contract::example;
 use sink_contract::mapping::{self, Mapped, Table};
 use sink_contract::relational::{self, Relational};
 use sink_contract::remote::{self, Remote};
+use sink_contract::statuses;
 use sink_contract::{
     Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, ids, open,
     promises, retried, rows_dropped_in_silence_halt, simple, tls,
@@ -32,6 +33,8 @@ promises!(Schema::new());
 remote::promises!(Schema::new());
 mapping::promises!(Schema::new());
 relational::promises!(Schema::new());
+statuses::promises!(Schema::new());
+statuses::remote_promises!(Schema::new());
 mapping::remote_promises!(Schema::new());
 
 fn server_url() -> String {

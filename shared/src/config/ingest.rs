@@ -31,6 +31,8 @@ pub struct IngestConfig {
     pub in_flight_limit: Size,
     /// After SIGTERM, how long requests that were accepted may take to finish.
     pub drain_timeout: Span,
+    /// Whether each connection has a metric of its own: when it last sent an event. A series for each, up to 10,000.
+    pub metrics_per_connection: bool,
     /// HTTPS. Without it ingest speaks plain HTTP, for behind an ingress or a load balancer.
     pub tls: Option<TlsFiles>,
 }
@@ -48,6 +50,7 @@ impl Default for IngestConfig {
             connections_max: 10_000,
             in_flight_limit: Size::kib(64 * 1024),
             drain_timeout: Span::secs(15),
+            metrics_per_connection: false,
             tls: None,
         }
     }

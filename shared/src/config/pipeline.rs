@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use super::source::type_matches;
 use super::{
-    ConfigError, KafkaConfig, LogConfig, Places, SinkConfig, SourceConfig, StatusConfig, TablesConfig, tables,
+    ConfigError, ConnectionsTableConfig, KafkaConfig, LogConfig, Places, SinkConfig, SourceConfig,
+    StatusConfig, TablesConfig, tables,
 };
 use crate::units::{Size, Span};
 
@@ -216,7 +218,8 @@ impl PipelineConfig {
         })
     }
 
-    /// For a sink of connections' statuses: takes the sources that tell them, by the types that tell them.
+    /// For a sink of connections' statuses: takes the sources that tell them, by the types that tell them. For a
+    /// database with a table of them: finds the sources that tell them.
     pub(super) fn follow_statuses(
         &mut self,
         at: &Places<'_>,
@@ -237,6 +240,10 @@ impl PipelineConfig {
             }
         }
         let batch = self.batch();
+        if let Some(table) = self.sink.connections_table() {
+            let table = ConnectionsTableConfig { sources: told, ..table.clone() };
+            return self.keep_statuses(at, &key, table);
+        }
         let SinkConfig::Connections(sink) = &mut self.sink else { return Ok(()) };
         if told.is_empty() {
             let message = "needs a source that tells statuses: [sources.NAME.status]";
@@ -252,6 +259,33 @@ impl PipelineConfig {
             .get_or_insert_with(|| told.keys().map(|name| Spanned::new(0..0, name.clone())).collect());
         sink.sources = told;
         sink.kafka = Some(kafka.clone());
+        Ok(())
+    }
+
+    /// Gives a database its table of statuses, if it can have one and something would stand in it.
+    fn keep_statuses(
+        &mut self,
+        at: &Places<'_>,
+        key: &str,
+        table: ConnectionsTableConfig,
+    ) -> Result<(), ConfigError> {
+        let sink = format!("{key}.sink.{}", self.sink.name());
+        if matches!(self.sink, SinkConfig::Mongodb(_) | SinkConfig::Snowflake(_)) {
+            let message = "is for PostgreSQL, MySQL and SQLite: this sink keeps no table of statuses. Leave it out, and \
+                           add a pipeline with sink.connections, or one into such a database";
+            return Err(at.error(Some(table.name.span()), &format!("{sink}.connections"), message));
+        }
+        table.check(at, &sink, &self.tables)?;
+        let tells = |pattern: &str| {
+            let mut types = table.sources.values().flat_map(StatusConfig::types);
+            types.any(|kind| type_matches(pattern, kind) || type_matches(kind, pattern))
+        };
+        if self.types.as_ref().is_some_and(|types| !types.iter().any(|pattern| tells(pattern))) {
+            let message = "leaves out every event that tells a status, so that the table of the sink's `connections` \
+                           would stay empty: add the types of [sources.NAME.status]";
+            return Err(at.error(None, &format!("{key}.types"), message));
+        }
+        self.sink.keep_connections(table);
         Ok(())
     }
 

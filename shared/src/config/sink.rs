@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::source::type_matches;
-use super::{ConfigError, KafkaConfig, LogConfig, Places, StatusConfig};
+use super::{ConfigError, ConnectionsTableConfig, KafkaConfig, LogConfig, Places, StatusConfig};
 use crate::secret::SecretRef;
 use crate::units::Span;
 
@@ -50,6 +50,8 @@ pub struct PostgresSinkConfig {
     /// How long one statement may take.
     #[serde(default = "default_statement_timeout")]
     pub statement_timeout: Span,
+    /// The table of how connections are, which is made if it is missing. Default: there is none.
+    pub connections: Option<ConnectionsTableConfig>,
 }
 
 fn default_schema() -> String {
@@ -73,6 +75,8 @@ pub struct DatabaseSinkConfig {
     /// How long one statement or command may take.
     #[serde(default = "default_statement_timeout")]
     pub statement_timeout: Span,
+    /// In MySQL: the table of how connections are, which is made if it is missing. Default: there is none.
+    pub connections: Option<ConnectionsTableConfig>,
 }
 
 /// The HTTP sink.
@@ -144,6 +148,8 @@ pub struct SnowflakeSinkConfig {
     /// How long one statement may take, and wait for another's lock; at least 1 s.
     #[serde(default = "default_snowflake_statement_timeout")]
     pub statement_timeout: Span,
+    /// Refused, with what to do instead: this sink keeps no table of how connections are.
+    pub connections: Option<ConnectionsTableConfig>,
 }
 
 fn default_snowflake_schema() -> Spanned<String> {
@@ -209,6 +215,8 @@ impl SnowflakeSinkConfig {
 pub struct SqliteSinkConfig {
     /// The database file.
     pub path: PathBuf,
+    /// The table of how connections are, which is made if it is missing. Default: there is none.
+    pub connections: Option<ConnectionsTableConfig>,
 }
 
 /// The Kafka sink: outputs are part of the checkpoint's transaction.
@@ -231,7 +239,8 @@ pub struct ConnectionsSinkConfig {
     /// The topic. Created with as many partitions as the log has, if it is missing.
     #[serde(default = "default_connections_topic")]
     pub topic: String,
-    /// Whether each connection has metrics of its own. With thousands of connections: thousands of series.
+    /// Whether each connection has a metric of its own: its status. A series for each status that it had, of up to
+    /// 10,000 connections.
     #[serde(default)]
     pub metrics_per_connection: bool,
     /// The sources whose events tell statuses, by name: those of the pipeline that have `status`.
@@ -292,6 +301,45 @@ impl SinkConfig {
     #[must_use]
     pub fn connections(&self) -> Option<&ConnectionsSinkConfig> {
         if let Self::Connections(sink) = self { Some(sink) } else { None }
+    }
+
+    /// As the configuration calls it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Postgres(_) => "postgres",
+            Self::Mysql(_) => "mysql",
+            Self::Mongodb(_) => "mongodb",
+            Self::Http(_) => "http",
+            Self::Snowflake(_) => "snowflake",
+            Self::Sqlite(_) => "sqlite",
+            Self::Kafka(_) => "kafka",
+            Self::Connections(_) => "connections",
+        }
+    }
+
+    /// The table of connections' statuses that a database is to keep.
+    #[must_use]
+    pub fn connections_table(&self) -> Option<&ConnectionsTableConfig> {
+        match self {
+            Self::Postgres(sink) => sink.connections.as_ref(),
+            Self::Mysql(sink) | Self::Mongodb(sink) => sink.connections.as_ref(),
+            Self::Snowflake(sink) => sink.connections.as_ref(),
+            Self::Sqlite(sink) => sink.connections.as_ref(),
+            Self::Http(_) | Self::Kafka(_) | Self::Connections(_) => None,
+        }
+    }
+
+    /// Gives a database its table of connections' statuses; another sink has none.
+    pub fn keep_connections(&mut self, table: ConnectionsTableConfig) {
+        let kept = match self {
+            Self::Postgres(sink) => &mut sink.connections,
+            Self::Mysql(sink) | Self::Mongodb(sink) => &mut sink.connections,
+            Self::Snowflake(sink) => &mut sink.connections,
+            Self::Sqlite(sink) => &mut sink.connections,
+            Self::Http(_) | Self::Kafka(_) | Self::Connections(_) => return,
+        };
+        *kept = Some(table);
     }
 
     /// The database's name in OpenTelemetry's conventions, and what takes the events in.

@@ -1,13 +1,14 @@
 //! `[sources.NAME.status]`: which events tell how a connection is. What the provider calls things is said here, and
-//! nowhere in code.
+//! nowhere in code. And the table that a database sink keeps of it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::source::type_matches;
-use super::{ConfigError, Places, SourceConfig};
+use super::{ConfigError, Places, SourceConfig, TablesConfig};
 use crate::selector::Selector;
 
 /// How a connection is.
@@ -194,6 +195,53 @@ impl StatusConfig {
                 }
                 seen.push((text, name));
             }
+        }
+        Ok(())
+    }
+}
+
+/// The most bytes of a table's name that every database takes.
+const TABLE_NAME_MAX: usize = 63;
+/// What stands in the same schema.
+const OTHER_TABLES: [&str; 4] = ["hookline_events", "hookline_entities", "hookline_fence", "hookline_schema"];
+
+/// The table of how connections are, beside a database sink's other tables.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "Spanned<String>")]
+pub struct ConnectionsTableConfig {
+    /// The table's name: letters, digits and `_`.
+    pub name: Spanned<String>,
+    /// The sources whose events tell statuses, by name: those of the pipeline that have `status`. There once the
+    /// configuration is checked.
+    pub sources: BTreeMap<String, StatusConfig>,
+}
+
+impl From<Spanned<String>> for ConnectionsTableConfig {
+    fn from(name: Spanned<String>) -> Self {
+        Self { name, sources: BTreeMap::new() }
+    }
+}
+
+impl ConnectionsTableConfig {
+    /// `key` is the sink's, `tables` are the user's own beside it.
+    pub(super) fn check(&self, at: &Places<'_>, key: &str, tables: &TablesConfig) -> Result<(), ConfigError> {
+        let name = self.name.get_ref();
+        let fail =
+            |message: &str| Err(at.error(Some(self.name.span()), &format!("{key}.connections"), message));
+        let fits = (1..=TABLE_NAME_MAX).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if !fits {
+            return fail(&format!("is a table's name: 1 to {TABLE_NAME_MAX} letters, digits and `_`"));
+        }
+        let is = |other: &str| other.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case(name));
+        if OTHER_TABLES.iter().any(|other| is(other)) || tables.keys().any(|other| is(other)) {
+            return fail(&format!("`{name}` is another table of the pipeline's: name one of its own"));
+        }
+        if self.sources.is_empty() {
+            return fail(
+                "needs a source of the pipeline that tells statuses: give one [sources.NAME.status], or leave \
+                 `connections` out",
+            );
         }
         Ok(())
     }

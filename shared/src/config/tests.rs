@@ -293,6 +293,52 @@ fn a_pipeline_of_statuses_takes_what_tells_them() {
 }
 
 #[test]
+fn a_database_keeps_a_table_of_statuses_if_a_source_tells_them() {
+    let with = |sink: &str, more: &str| {
+        let text = statuses("active = [\"a\"]", &format!("{sink}\n{more}"));
+        Config::parse(&format!("{MINIMAL}{text}"), Path::new("hookline.toml"), Secrets::None)
+    };
+    let sqlite = |name: &str| format!("sink.sqlite = {{ path = \"/tmp/x.db\", connections = \"{name}\" }}");
+    let config = with(&sqlite("hookline_connections"), "").unwrap();
+    let pipeline = &config.pipelines["p"];
+    let table = pipeline.sink.connections_table().unwrap();
+    assert_eq!(table.name.get_ref(), "hookline_connections");
+    assert_eq!(table.sources.keys().collect::<Vec<_>>(), ["g"]);
+    // Unlike sink.connections, it leaves the pipeline all its events.
+    assert!(pipeline.takes("other") && pipeline.types.is_none());
+    assert!(
+        with("sink.sqlite.path = \"/tmp/x.db\"", "").unwrap().pipelines["p"]
+            .sink
+            .connections_table()
+            .is_none()
+    );
+    let database = |sink: &str| format!("sink.{sink} = {{ url = \"env:U\", connections = \"c\" }}");
+    for sink in ["postgres", "mysql"] {
+        assert!(with(&database(sink), "").unwrap().pipelines["p"].sink.connections_table().is_some());
+    }
+    let snowflake = "sink.snowflake = { account = \"a\", user = \"u\", password = \"env:P\", warehouse = \"w\", \
+                     database = \"d\", connections = \"c\" }";
+    for (sink, more, expected) in [
+        (&*sqlite(""), "", "15: pipelines.p.sink.sqlite.connections: is a table's name"),
+        (&*sqlite("a b"), "", "is a table's name: 1 to 63 letters, digits and `_`"),
+        (&*sqlite("Hookline_Events"), "", "`Hookline_Events` is another table of the pipeline's"),
+        (&*sqlite("orders"), "tables.Orders.columns = {}", "`orders` is another table of the pipeline's"),
+        (
+            &*sqlite("c"),
+            "types = [\"b\", \"c.*\"]",
+            "pipelines.p.types: leaves out every event that tells a status",
+        ),
+        (&*sqlite("c"), "sources = [\"other\"]", "needs a source of the pipeline that tells statuses"),
+        (&*database("mongodb"), "", "is for PostgreSQL, MySQL and SQLite"),
+        (snowflake, "", "is for PostgreSQL, MySQL and SQLite"),
+        ("sink.http = { url = \"env:U\", connections = \"c\" }", "", "unknown field `connections`"),
+    ] {
+        let text = with(sink, more).unwrap_err().to_string();
+        assert!(text.contains(expected), "{text}");
+    }
+}
+
+#[test]
 fn alerts_are_checked_before_the_first_one() {
     let file = format!("\"file:{}/src/config/tests.rs\"", env!("CARGO_MANIFEST_DIR"));
     let slack = format!("[alerts.channels.a.slack]\nurl = {file}\n");

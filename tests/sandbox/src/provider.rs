@@ -6,7 +6,7 @@
 //! here folds events. [`start`] runs it inside of a process; `sandbox serve` runs it by itself.
 //!
 //! Reading order: `resource`, `record`, `cursor`, `world` (what there is) → [`scenario`], `play` (what happens) →
-//! `outbox` (webhooks), `requests`, `api`, [`control`] (HTTP), tied together by `engine` ⇒ `expected`, `config`,
+//! `urls`, `outbox` (webhooks), `requests`, `api`, [`control`] (HTTP), tied together by `engine` ⇒ `expected`, `config`,
 //! `tables`, `registry`.
 
 mod api;
@@ -25,6 +25,7 @@ pub mod scenario;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod tables;
+mod urls;
 mod world;
 
 use std::collections::BTreeMap;
@@ -51,6 +52,7 @@ pub use scenario::{Endpoint, Fault, FaultKind, Scenario, ScenarioError};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{CheckError, check_sqlite};
 pub use tables::{Database, compare_lines, lines_sql, rows_sql, tables_sql, tables_toml};
+pub use urls::{Urls, UrlsError};
 pub use world::{Status, secret};
 
 /// How often it is looked whether a scenario is over.
@@ -182,6 +184,11 @@ impl Running {
     /// Where webhooks go from now on: the base of a receiver's URLs, such as `http://127.0.0.1:8080`.
     pub fn set_receiver(&self, url: &str) {
         self.engine.set_receiver(url);
+    }
+
+    /// The same, to an address of its own for each connection.
+    pub fn set_urls(&self, urls: Urls) {
+        self.engine.set_urls(urls);
     }
 
     /// Begins a scenario, and returns. A second one goes on with what the first has left.

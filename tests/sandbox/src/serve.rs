@@ -1,15 +1,19 @@
 //! The commands of the provider's side: `serve`, `scenarios`, `provider-config` and `check`.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use sandbox::provider::{self, ConfigOptions, Database, Delivery, Options, Phase, Running, Scenario};
+use sandbox::provider::{self, ConfigOptions, Database, Delivery, Options, Phase, Running, Scenario, Urls};
 
 /// How often `serve` says how far the scenario is.
 const TELL_EVERY: Duration = Duration::from_secs(2);
+/// The longest list of addresses: 100,000 of them.
+const URLS_BYTES_MAX: u64 = 16 << 20;
 /// How long the provider may take to say what it expects.
 #[cfg(feature = "sqlite")]
 const EXPECTED_TIMEOUT: Duration = Duration::from_secs(60);
@@ -29,6 +33,10 @@ pub(crate) struct Serve {
     /// Where ingest listens. Without it webhooks wait until /control/receiver says.
     #[arg(long)]
     receiver: Option<String>,
+    /// Instead: each connection's webhooks go to its own address, as `ingest urls` has printed them into this file, or
+    /// prints them to standard input (`-`).
+    #[arg(long, conflicts_with = "receiver")]
+    urls: Option<PathBuf>,
     /// Where the API and /control listen; whoever reaches it gets every token.
     #[arg(long, default_value = "127.0.0.1:9000")]
     listen: SocketAddr,
@@ -113,6 +121,7 @@ pub(crate) fn serve(args: Serve) -> ExitCode {
 fn started(args: Serve) -> Result<Running, String> {
     let scenario =
         args.scenario.as_deref().map(Scenario::find).transpose().map_err(|error| error.to_string())?;
+    let urls = args.urls.as_deref().map(|file| urls(file, &args.source, &args.connections)).transpose()?;
     let options = Options {
         listen: args.listen,
         source: args.source,
@@ -130,12 +139,30 @@ fn started(args: Serve) -> Result<Running, String> {
     if let Some(receiver) = &args.receiver {
         running.set_receiver(receiver);
     }
+    if let Some(urls) = urls {
+        running.set_urls(urls);
+    }
     if let Some(mut scenario) = scenario {
         scenario.seed = args.seed.unwrap_or(scenario.seed);
         println!("{}, seed {}: {}", scenario.name, scenario.seed, scenario.shows);
         running.play(scenario).map_err(|error| error.to_string())?;
     }
     Ok(running)
+}
+
+fn urls(file: &Path, source: &str, connections: &[String]) -> Result<Urls, String> {
+    let is_input = file == Path::new("-");
+    let place = if is_input { "standard input".to_owned() } else { file.display().to_string() };
+    let mut text = String::new();
+    let read = match is_input {
+        true => io::stdin().lock().take(URLS_BYTES_MAX).read_to_string(&mut text),
+        false => File::open(file).and_then(|file| file.take(URLS_BYTES_MAX).read_to_string(&mut text)),
+    };
+    let bytes = read.map_err(|error| format!("{place}: cannot be read: {error}"))?;
+    if bytes as u64 == URLS_BYTES_MAX {
+        return Err(format!("{place}: has {URLS_BYTES_MAX} bytes or more, which no list of addresses has"));
+    }
+    Urls::parse(&text, &place, source, connections).map_err(|error| error.to_string())
 }
 
 /// Says how far the scenario is, until it is done.

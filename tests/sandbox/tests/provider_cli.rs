@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
 
 use common::{Receiver, get, until};
@@ -58,6 +58,32 @@ fn a_scenario_is_played_to_a_receiver_and_the_registry_stands_there() {
     assert_eq!(get(&format!("{url}/api/v1/suppliers"), Some(&token)).status, 200);
 }
 
+/// As `ingest urls | sandbox serve --urls -` does.
+#[test]
+fn each_connections_webhooks_go_to_its_own_address() {
+    let receivers = [("acme", Receiver::strict()), ("globex", Receiver::strict())];
+    let dir = tempfile::tempdir().unwrap();
+    let scenario = dir.path().join("mine.toml");
+    std::fs::write(&scenario, "shows = \"mine\"\nduration = \"100ms\"\nchanges = 30\n").unwrap();
+    let mut command = sandbox(&["serve", "--listen", "127.0.0.1:0", "--connections", "acme,globex"]);
+    command.args(["--urls", "-"]).arg("--scenario").arg(&scenario);
+    let mut serving = Serving(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+    let mut input = serving.0.stdin.take().unwrap();
+    for (connection, receiver) in &receivers {
+        let url = format!("{}/webhooks/makini/{connection}", receiver.url);
+        writeln!(input, "makini\t{connection}\t{url}").unwrap();
+    }
+    drop(input);
+    let mut lines = BufReader::new(serving.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.starts_with("done;")));
+    let all = || receivers.iter().map(|(_, receiver)| receiver.got().len()).sum::<usize>();
+    until("all is there", || all() == 30 + 2);
+    for (connection, receiver) in &receivers {
+        let got = receiver.got();
+        assert!(!got.is_empty() && got.iter().all(|got| got.connection() == *connection), "{connection}");
+    }
+}
+
 #[test]
 fn what_cannot_be_served_is_said() {
     let error = |args: &[&str]| {
@@ -73,6 +99,16 @@ fn what_cannot_be_served_is_said() {
         "there is no connection \"globex\"\n"
     );
     assert!(with(&["--connections", "a/b"]).starts_with("connection \"a/b\": an id is 1 to 64 letters"));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("urls.txt");
+    std::fs::write(&file, "makini\tacme\thttp://127.0.0.1:1/w\nmakini\tglobex\n").unwrap();
+    let file = file.to_str().unwrap();
+    assert!(with(&["--urls", file]).starts_with(&format!("{file}:2: 2 fields and not three")));
+    std::fs::write(file, "makini\tacme\thttp://127.0.0.1:1/w\n").unwrap();
+    let missing = with(&["--urls", file]);
+    assert!(missing.starts_with(&format!("{file}: no address for \"globex\", \"initech\"")), "{missing}");
+    assert!(with(&["--urls", "/nowhere"]).starts_with("/nowhere: cannot be read: "));
+    assert!(with(&["--urls", file, "--receiver", "http://127.0.0.1:1"]).contains("cannot be used with"));
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     assert!(error(&["serve", "--listen", &address]).starts_with(&format!("cannot listen at {address}: ")));

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail by panics")]
 
+mod alerts;
 mod bad_body;
 mod bad_config;
 mod broken_log;

@@ -154,12 +154,23 @@ fn a_list_goes_on_where_a_killed_poller_stopped() {
 fn a_webhook_of_a_finished_synchronisation_is_why_its_list_is_read_at_once() {
     let (stand, provider) = provided("poll-trigger", &["acme"], 3, NEVER);
     let _ingest = stand.ingest().started();
-    let _poller = stand.poller().started();
+    let poller = stand.poller().started();
     wait_for(&stand, "acme", 3);
     provider.change(&untold("acme", ChangeKind::Create)).unwrap();
     provider.set_receiver(&format!("http://{}", stand.webhooks));
     provider.sync("acme", Resource::PurchaseOrders).unwrap();
     wait_for(&stand, "acme", 4);
+    // When each list was read last, for whoever watches.
+    for resource in ["purchase_orders", "suppliers"] {
+        let labels = [("source", "makini"), ("connection", "acme"), ("resource", resource)];
+        wait::until("the time of the last poll", PATIENCE, || {
+            poller
+                .metrics()
+                .sum("ingest_poll_last_success_timestamp_seconds", &labels)
+                .filter(|time| *time > 0.0)
+        });
+    }
+    assert_eq!(poller.metrics().sum("ingest_connections_without_series", &[]), Some(0.0));
 }
 
 #[test]
@@ -210,6 +221,40 @@ fn a_cursor_that_repeats_is_named_and_the_list_begun_anew() {
     let poller = stand.poller().started();
     poller.wait_log("leads to a page that it had already", PATIENCE);
     wait_for(&stand, "acme", 1_200);
+}
+
+#[test]
+fn a_provider_that_asks_one_list_to_wait_is_asked_for_none_of_the_token() {
+    const PAUSE: Duration = Duration::from_secs(20);
+    let connections = ["acme", "globex"];
+    let (stand, provider) = provided("poll-pause", &connections, 3_000, Duration::from_secs(1));
+    // Slow enough that the purchase orders, of six pages, are in the middle.
+    let file = stand.dir.path().join("hookline.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("requests_per_second = 50", "requests_per_second = 2")).unwrap();
+    let pause = Fault {
+        connection: Some("acme".to_owned()),
+        resource: Some(Resource::Suppliers),
+        wait: PAUSE,
+        ..fails(FaultKind::RateLimited, 1)
+    };
+    provider.fault(&pause).unwrap();
+    let poller = stand.poller().started();
+    let lists = |connection: &str| provider.requests()[connection].lists;
+    let before = wait::until("the provider to ask for a pause", PATIENCE, || {
+        let shown = provider.requests()["acme"].faults.contains_key(&FaultKind::RateLimited);
+        shown.then(|| connections.map(lists))
+    });
+    // The other connection's lists are the clock: as often would this one's be read.
+    wait::until("the other connection's lists", PATIENCE, || {
+        (lists("globex") >= before[1] + 12).then_some(())
+    });
+    let during = lists("acme") - before[0];
+    assert!(during <= 3, "{during} pages were asked for in the pause: more than each other list's last one");
+    // Then all go on where they were.
+    wait_for(&stand, "acme", 3_000);
+    wait_for(&stand, "globex", 3_000);
+    assert!(poller.log_text().contains("the provider asks to wait (status 429)"));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hookline_tests::postgres::connect;
 use hookline_tests::process::Program;
 use hookline_tests::wait;
-use sandbox::provider::{self, ConfigOptions, Expected, Options, Resource, Row, Scenario, config_toml};
+use sandbox::provider::{self, ConfigOptions, Expected, Options, Resource, Row, Scenario, Urls, config_toml};
 
 use crate::stand::Stand;
 
@@ -41,7 +41,9 @@ fn play(name: &str) -> Played {
     stand.configure(&sources, "");
     let programs = [stand.ingest().started(), stand.processor().started()];
     let poller = stand.poller().started();
-    provider.set_receiver(&format!("http://{}", stand.webhooks));
+    // As an operator tells the provider.
+    let connections: Vec<String> = provider.tokens().into_keys().collect();
+    provider.set_urls(Urls::parse(&stand.urls(), "ingest urls", "makini", &connections).unwrap());
     provider.play(Scenario::find(name).unwrap()).unwrap();
     Played { stand, provider, poller, programs }
 }

@@ -91,6 +91,15 @@ sink.postgres = {{ url = "env:SINK_URL" }}
         Program::ingest(&self.config(), self.ingest_admin)
     }
 
+    /// What `ingest urls` prints.
+    pub(crate) fn urls(&self) -> String {
+        let (config, base) = (self.config().display().to_string(), format!("http://{}", self.webhooks));
+        let none: [(&str, &str); 0] = [];
+        let output = process::run("ingest", &["urls", "--config", &config, "--base", &base], &none);
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    }
+
     pub(crate) fn poller(&self) -> Program {
         Program::poller(&self.config(), self.poll_admin).env("HOOKLINE_LOG", "debug")
     }

@@ -2,24 +2,33 @@
 //! that all lanes of a process show one sum, and a partition that is given away takes its part with it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use metrics::{Gauge, counter, gauge};
 use shared::config::{ConnectionStatus, ConnectionsSinkConfig};
+use shared::series::{Place, Series};
 
 use crate::connections::Standing;
 use crate::metrics as names;
 
 /// What a sink shows.
 pub(super) struct Shown {
-    per_connection: bool,
+    /// Where each connection has metrics of its own.
+    series: Option<Arc<Series>>,
 }
 
 /// One partition's part of it; dropped, it is taken back.
 pub(super) struct Share {
     shown: Arc<Shown>,
     /// The status that is shown of each connection.
-    of: BTreeMap<(String, String), ConnectionStatus>,
+    of: BTreeMap<(String, String), One>,
+}
+
+/// What is shown of a connection.
+struct One {
+    status: ConnectionStatus,
+    /// Where each connection is to have metrics of its own; this one perhaps has not.
+    place: Option<Place>,
 }
 
 impl Shown {
@@ -31,7 +40,10 @@ impl Shown {
                 changes(source, status).increment(0);
             }
         }
-        Self { per_connection: config.metrics_per_connection }
+        // Of all lanes.
+        static SERIES: OnceLock<Arc<Series>> = OnceLock::new();
+        let of_all = || SERIES.get_or_init(|| Series::new(gauge!(names::CONNECTIONS_WITHOUT_SERIES)));
+        Self { series: config.metrics_per_connection.then(|| Arc::clone(of_all())) }
     }
 
     pub(super) fn share<'s>(self: &Arc<Self>, standings: impl Iterator<Item = &'s Standing>) -> Share {
@@ -40,11 +52,18 @@ impl Shown {
         share
     }
 
-    fn move_one(&self, source: &str, connection: &str, status: ConnectionStatus, by: f64) {
-        number(source, status).increment(by);
-        if self.per_connection {
+    fn one(&self, standing: &Standing) -> One {
+        let place = |series: &Arc<Series>| series.place(&standing.source, &standing.connection);
+        One { status: standing.status, place: self.series.as_ref().map(place) }
+    }
+}
+
+impl One {
+    fn move_by(&self, source: &str, connection: &str, by: f64) {
+        number(source, self.status).increment(by);
+        if self.place.as_ref().is_some_and(Place::is_kept) {
             gauge!(names::CONNECTION_STATUS, "source" => source.to_owned(), "connection" => connection.to_owned(),
-                   "status" => status.name())
+                   "status" => self.status.name())
             .increment(by);
         }
     }
@@ -61,21 +80,23 @@ impl Share {
 
     fn show(&mut self, standing: &Standing) {
         let key = (standing.source.clone(), standing.connection.clone());
-        let shown = self.of.insert(key, standing.status);
-        if shown == Some(standing.status) {
-            return;
+        let one = self.of.entry(key).or_insert_with(|| {
+            let one = self.shown.one(standing);
+            one.move_by(&standing.source, &standing.connection, 1.0);
+            one
+        });
+        if one.status != standing.status {
+            one.move_by(&standing.source, &standing.connection, -1.0);
+            one.status = standing.status;
+            one.move_by(&standing.source, &standing.connection, 1.0);
         }
-        if let Some(shown) = shown {
-            self.shown.move_one(&standing.source, &standing.connection, shown, -1.0);
-        }
-        self.shown.move_one(&standing.source, &standing.connection, standing.status, 1.0);
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        for ((source, connection), status) in &self.of {
-            self.shown.move_one(source, connection, *status, -1.0);
+        for ((source, connection), one) in &self.of {
+            one.move_by(source, connection, -1.0);
         }
     }
 }

@@ -210,6 +210,7 @@ mod tests {
             url: toml::Spanned::new(0..0, shared::secret::SecretRef::Env("U".to_owned())),
             url_value: Some(url.into()),
             statement_timeout: shared::units::Span::secs(1),
+            connections: None,
         };
         let context = Context { pipeline: "p".into(), ..Context::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -12,8 +12,9 @@ use secrecy::ExposeSecret as _;
 use shared::config::DatabaseSinkConfig;
 use tokio::time::timeout;
 
-use super::tables;
+use super::{statuses, tables};
 use crate::sink::mapping::table::{self, Table};
+use crate::sink::statuses::StatusTable;
 use crate::sink::{Context, SinkError, rows};
 
 /// For the TCP connection and the greeting.
@@ -41,7 +42,7 @@ const UNLOCK: &str = "DO RELEASE_LOCK(CONCAT('hookline ', LEFT(SHA1(DATABASE()),
 /// Tables of another engine have no transactions: a batch and its fence would not be one.
 const FIND_OTHER_ENGINE: &str = "SELECT table_name FROM information_schema.tables \
     WHERE table_schema = DATABASE() AND NOT (engine <=> 'InnoDB') \
-    AND table_name IN ('hookline_events', 'hookline_entities', 'hookline_fence')";
+    AND table_name IN ('hookline_events', 'hookline_entities', 'hookline_fence', ?)";
 
 /// Which server, and how.
 pub(super) struct Server {
@@ -50,6 +51,7 @@ pub(super) struct Server {
     pipeline: String,
     /// The user's own.
     pub(super) tables: Vec<Table>,
+    pub(super) statuses: Option<StatusTable>,
 }
 
 /// A connection.
@@ -87,6 +89,7 @@ impl Server {
             statement_timeout: config.statement_timeout.0.max(Duration::from_secs(1)),
             pipeline: context.pipeline.clone(),
             tables: table::all(&context.tables),
+            statuses: config.connections.as_ref().map(StatusTable::new),
         })
     }
 
@@ -167,7 +170,9 @@ impl Server {
         }
         *packet_bytes_max = packet - PACKET_OVERHEAD;
         self.migrate(conn).await?;
-        let other: Option<Row> = conn.query_first(FIND_OTHER_ENGINE).await.map_err(failed)?;
+        statuses::make(conn, self).await?;
+        let statuses = self.statuses.as_ref().map_or("", |table| &table.name);
+        let other: Option<Row> = conn.exec_first(FIND_OTHER_ENGINE, (statuses,)).await.map_err(failed)?;
         if let Some(row) = other {
             let table: String = self.value(Some(&row), 0)?;
             return Err(SinkError::Halt(format!(
@@ -300,8 +305,8 @@ mod tests {
     #[test]
     fn a_servers_name_in_errors_has_no_password() {
         let opts = parse("mysql://user1:hunter2@db1/shop").unwrap().into();
-        let (pipeline, tables) = (String::new(), Vec::new());
-        let server = Server { opts, statement_timeout: Duration::from_secs(1), pipeline, tables };
+        let (pipeline, tables, statuses) = (String::new(), Vec::new(), None);
+        let server = Server { opts, statement_timeout: Duration::from_secs(1), pipeline, tables, statuses };
         assert_eq!(server.to_string(), "MySQL at db1:3306, database shop");
     }
 }

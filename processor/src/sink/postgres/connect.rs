@@ -19,8 +19,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::classify::failed;
 use super::copy::COPY_EVENTS;
 use super::tables::{self, Prepared};
-use super::{MOVE_FENCE, UPSERT_ENTITIES};
+use super::{MOVE_FENCE, UPSERT_ENTITIES, statuses};
 use crate::sink::mapping::table::{self, Table};
+use crate::sink::statuses::StatusTable;
 use crate::sink::{Context, SinkError, rows};
 
 /// For one host's TCP connection, and again for the greeting and the session's settings.
@@ -38,7 +39,7 @@ const ANSWER_GRACE: Duration = Duration::from_secs(5);
 const MIGRATIONS: &[&str] = &[include_str!("../sql/postgres_1.sql")];
 
 /// Lanes and instances that start together make the tables one after the other. The key is `hookline`.
-const MIGRATION_LOCK: i64 = i64::from_be_bytes(*b"hookline");
+pub(super) const MIGRATION_LOCK: i64 = i64::from_be_bytes(*b"hookline");
 
 /// `synchronous_commit = off` would lose transactions that were reported as applied.
 const SETTINGS: &str = "SELECT set_config('statement_timeout', $1, false), \
@@ -57,6 +58,7 @@ pub(super) struct Server {
     pipeline: String,
     /// The user's own.
     pub(super) tables: Vec<Table>,
+    pub(super) statuses: Option<StatusTable>,
 }
 
 /// A connection with its prepared statements.
@@ -67,6 +69,7 @@ pub(super) struct Session {
     pub(super) upsert_entities: Statement,
     /// Of the user's own tables, in their order.
     pub(super) tables: Vec<Prepared>,
+    pub(super) statuses: Option<statuses::Prepared>,
     socket: JoinHandle<()>,
 }
 
@@ -108,6 +111,7 @@ impl Server {
             statement_timeout,
             pipeline: context.pipeline.clone(),
             tables: table::all(&context.tables),
+            statuses: config.connections.as_ref().map(StatusTable::new),
         })
     }
 
@@ -170,8 +174,9 @@ impl Server {
         let move_fence = client.prepare(&self.sql(MOVE_FENCE)).await.map_err(failed)?;
         let copy_events = client.prepare(&self.sql(COPY_EVENTS)).await.map_err(failed)?;
         let upsert_entities = client.prepare(&self.sql(UPSERT_ENTITIES)).await.map_err(failed)?;
+        let statuses = statuses::prepare(&mut client, self).await?;
         let tables = tables::prepare(&client, self).await?;
-        Ok(Session { client, move_fence, copy_events, upsert_entities, tables, socket })
+        Ok(Session { client, move_fence, copy_events, upsert_entities, tables, statuses, socket })
     }
 
     async fn migrate(&self, client: &mut Client) -> Result<(), SinkError> {
@@ -306,6 +311,7 @@ mod tests {
             url_value: Some("postgres://u:hunter2@db1,db2:5433/shop".into()),
             schema: "hooks".to_owned(),
             statement_timeout: shared::units::Span::secs(1),
+            connections: None,
         };
         let context = Context { pipeline: "p".into(), ..Context::default() };
         let server = Server::new(&config, &context).unwrap();

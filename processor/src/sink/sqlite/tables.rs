@@ -16,7 +16,7 @@ use crate::sink::mapping::{self, Changes, Mapped, Step};
 use crate::sink::{SinkError, rows};
 
 /// Statements that a connection keeps prepared: Hookline's own, and of each table.
-const STATEMENTS: usize = 8;
+const STATEMENTS: usize = 10;
 const STATEMENTS_OF_TABLE: usize = 8;
 
 /// Checks the tables.

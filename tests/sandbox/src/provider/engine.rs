@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use super::Options;
 use super::expected::{self, Expected};
-use super::outbox::{Full, Outbox, QUEUE_MAX, WebhookCounts};
+use super::outbox::{Full, Outbox, QUEUE_MAX, Receiver, WebhookCounts};
 use super::play::{self, Garbage, Play, Send, Step};
 use super::registry;
 use super::requests::Requests;
 use super::resource::Resource;
 use super::scenario::{Fault, Scenario};
+use super::urls::Urls;
 use super::world::{At, Status, World};
 use crate::rng::Rng;
 
@@ -163,7 +164,11 @@ impl Engine {
     }
 
     pub(crate) fn set_receiver(&self, url: &str) {
-        self.outbox.set_receiver(url);
+        self.outbox.set_receiver(Receiver::Base(url.trim_end_matches('/').to_owned()));
+    }
+
+    pub(crate) fn set_urls(&self, urls: Urls) {
+        self.outbox.set_receiver(Receiver::Each(urls));
     }
 
     pub(crate) fn state(&self) -> State {

@@ -15,6 +15,7 @@ use serde::Serialize;
 use ureq::Agent;
 
 use super::play::{Garbage, Manner, Send};
+use super::urls::Urls;
 use super::world::{Webhook, secret};
 use crate::sign::hmac_sha256_hex;
 use crate::sources::FORGED_SECRET;
@@ -112,10 +113,28 @@ struct Queue {
     open: usize,
 }
 
+/// Where webhooks go.
+#[derive(Clone, Debug)]
+pub(crate) enum Receiver {
+    /// The base of the addresses that ingest has for connections.
+    Base(String),
+    /// Each connection's own address.
+    Each(Urls),
+}
+
+impl Receiver {
+    fn url(&self, source: &str, connection: &str) -> Option<String> {
+        match self {
+            Self::Base(base) => Some(format!("{base}/webhooks/{source}/{connection}")),
+            Self::Each(Urls(urls)) => urls.get(connection).cloned(),
+        }
+    }
+}
+
 #[derive(Default)]
 struct State {
     queues: BTreeMap<String, Queue>,
-    receiver: Option<String>,
+    receiver: Option<Receiver>,
     order: u64,
     stopped: bool,
     counts: WebhookCounts,
@@ -152,8 +171,8 @@ impl Outbox {
     }
 
     /// Where webhooks go from now on; until it is known, they wait.
-    pub(crate) fn set_receiver(&self, url: &str) {
-        self.shared.lock().receiver = Some(url.trim_end_matches('/').to_owned());
+    pub(crate) fn set_receiver(&self, receiver: Receiver) {
+        self.shared.lock().receiver = Some(receiver);
         self.shared.changed.notify_all();
     }
 
@@ -208,14 +227,14 @@ impl Shared {
             if state.stopped {
                 return None;
             }
-            let receiver = state.receiver.clone();
+            let url = state.receiver.as_ref().and_then(|receiver| receiver.url(&self.source, connection));
             let queue = state.queues.get_mut(connection)?;
             let due = queue.due.peek().map(|Reverse(waiting)| waiting.due);
             let pause = due.map(|due| due.saturating_duration_since(Instant::now()));
-            state = match (receiver, pause) {
-                (Some(receiver), Some(Duration::ZERO)) => {
+            state = match (url, pause) {
+                (Some(url), Some(Duration::ZERO)) => {
                     let Reverse(waiting) = queue.due.pop()?;
-                    return Some((waiting, receiver));
+                    return Some((waiting, url));
                 }
                 (Some(_), Some(pause)) => {
                     self.changed.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0
@@ -280,14 +299,14 @@ impl<'a> Sender<'a> {
     }
 
     fn run(&self, connection: &str) {
-        while let Some((waiting, receiver)) = self.shared.next(connection) {
-            let status = self.attempt(&waiting, &receiver);
+        while let Some((waiting, url)) = self.shared.next(connection) {
+            let status = self.attempt(&waiting, &url);
             self.shared.ended(connection, waiting, status);
         }
     }
 
     /// The status, where there was an answer.
-    fn attempt(&self, waiting: &Waiting, receiver: &str) -> Option<u16> {
+    fn attempt(&self, waiting: &Waiting, url: &str) -> Option<u16> {
         let Send { webhook, manner, .. } = &waiting.send;
         let key = match manner {
             Manner::Patient | Manner::Impatient | Manner::Garbage(Garbage::BrokenJson) => {
@@ -296,17 +315,16 @@ impl<'a> Sender<'a> {
             Manner::Garbage(Garbage::Forged) => Some(FORGED_SECRET.to_owned()),
             Manner::Garbage(Garbage::Unsigned) => None,
         };
-        let path = format!("/webhooks/{}/{}", self.shared.source, webhook.connection);
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         let mut headers = vec![("content-type", "application/json".to_owned())];
         headers.extend(key.iter().flat_map(|key| signature(key, &webhook.body, now_s)));
-        let in_the_clear = receiver.strip_prefix("http://");
-        if let (Manner::Impatient, 0, Some(host)) = (manner, waiting.attempts, in_the_clear) {
+        let in_the_clear = url.strip_prefix("http://").and_then(|rest| rest.split_once('/'));
+        if let (Manner::Impatient, 0, Some((host, path))) = (manner, waiting.attempts, in_the_clear) {
             // Where it does not get through, the next attempt will see.
-            let _ = send_and_leave(host, &path, &headers, &webhook.body);
+            let _ = send_and_leave(host, path, &headers, &webhook.body);
             return None;
         }
-        let mut request = self.agent.post(format!("{receiver}{path}"));
+        let mut request = self.agent.post(url);
         for (name, value) in headers {
             request = request.header(name, value);
         }
@@ -319,7 +337,7 @@ impl<'a> Sender<'a> {
 
 /// Sends a request and closes the connection, whatever the answer will be: no client offers that.
 fn send_and_leave(host: &str, path: &str, headers: &[(&str, String)], body: &[u8]) -> io::Result<()> {
-    let mut head = format!("POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {}\r\n", body.len());
+    let mut head = format!("POST /{path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {}\r\n", body.len());
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
     }
