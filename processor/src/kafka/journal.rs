@@ -31,12 +31,17 @@ const TRANSACTION_GIVEN_UP: Duration = Duration::from_secs(22);
 /// How long a full buffer is left alone to become emptier.
 const ROOM_PAUSE: Duration = Duration::from_millis(1);
 
+/// After so many records acknowledgements are looked for: what was acknowledged is in memory until then.
+const UNHEARD_MAX: usize = 500;
+
 /// The transactions of one lane.
 pub struct KafkaJournal {
     context: KafkaContext,
     producer: Option<Arc<BaseProducer<Deliveries>>>,
     reader: Reader,
     open: bool,
+    /// Records sent since acknowledgements were last looked for.
+    unheard: usize,
 }
 
 impl KafkaJournal {
@@ -45,7 +50,7 @@ impl KafkaJournal {
     /// # Errors
     /// The configuration is not one that the client takes.
     pub fn new(context: KafkaContext) -> Result<Self, BrokerError> {
-        Ok(Self { reader: Reader::new(&context)?, context, producer: None, open: false })
+        Ok(Self { reader: Reader::new(&context)?, context, producer: None, open: false, unheard: 0 })
     }
 
     fn send(
@@ -76,7 +81,7 @@ impl KafkaJournal {
         let waited = Instant::now();
         loop {
             match producer.send(record) {
-                Ok(()) => return Ok(()),
+                Ok(()) => break,
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
                     if waited.elapsed() < REQUEST =>
                 {
@@ -87,6 +92,12 @@ impl KafkaJournal {
                 Err((error, _)) => return Err(retry(&error)),
             }
         }
+        self.unheard += 1;
+        if self.unheard >= UNHEARD_MAX {
+            self.unheard = 0;
+            producer.poll(Duration::ZERO);
+        }
+        Ok(())
     }
 
     fn send_effect(

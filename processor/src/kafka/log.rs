@@ -53,8 +53,8 @@ impl Clients {
         config
             .set("fetch.wait.max.ms", "100")
             .set("fetch.message.max.bytes", "1048576")
-            .set("queued.min.messages", "50000")
-            .set("queued.max.messages.kbytes", "65536");
+            .set("queued.min.messages", "20000")
+            .set("queued.max.messages.kbytes", "32768");
         let mut controls =
             shared::kafka::log_producer(&context.config, &context.client_id, context.log_record_bytes_max);
         controls.set("linger.ms", "0").set("message.timeout.ms", "10000");
