@@ -15,6 +15,7 @@ mod broker;
 mod ingest;
 mod machine;
 mod outcome;
+mod peers;
 mod poll;
 mod processor;
 mod sinks;
@@ -46,7 +47,7 @@ struct Cli {
 enum Bench {
     /// Requests per second of `ingest serve`: HMAC, acks=all, keep-alive connections.
     Ingest(ingest::Options),
-    /// Events per second of `processor run`, from a filled log to a sink.
+    /// Events per second of `processor run`, from a filled log to a sink; with --peer, against another program.
     Processor(processor::Options),
     /// From the append of an event until its row or record is visible, at a steady rate.
     Latency(processor::latency::Options),
@@ -66,7 +67,10 @@ fn main() -> anyhow::Result<()> {
     println!("machine: {machine}");
     let mut figures = match &cli.bench {
         Bench::Ingest(options) => serde_json::to_value(ingest::run(options)?)?,
-        Bench::Processor(options) => serde_json::to_value(processor::run(options)?)?,
+        Bench::Processor(options) => match options.peer {
+            None => serde_json::to_value(processor::run(options)?)?,
+            Some(peer) => serde_json::to_value(processor::side_by_side::run(peer, options)?)?,
+        },
         Bench::Latency(options) => serde_json::to_value(processor::latency::run(options)?)?,
         Bench::Restart(options) => serde_json::to_value(processor::restart::run(options)?)?,
         Bench::Sinks(options) => serde_json::to_value(sinks::run(options)?)?,

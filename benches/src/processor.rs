@@ -8,6 +8,7 @@
 mod fill;
 pub(crate) mod latency;
 pub(crate) mod restart;
+pub(crate) mod side_by_side;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use hookline_tests::process::Program;
 use hookline_tests::{ports, setup, wait};
 use serde::Serialize;
 
+use self::side_by_side::Peer;
 use crate::broker;
 use crate::outcome::{self, Outcome};
 use crate::stats::{Spread, round};
@@ -68,6 +70,12 @@ pub(crate) struct Options {
     /// Counted runs, after one that is not.
     #[arg(long, default_value_t = 3)]
     runs: u32,
+    /// A program that is measured on the same log in turn with the processor.
+    #[arg(long, value_enum)]
+    pub(crate) peer: Option<Peer>,
+    /// Each setting of the peer that is tried, instead of the fastest alone.
+    #[arg(long, requires = "peer")]
+    all_settings: bool,
 }
 
 /// The kinds of sinks.

@@ -98,6 +98,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
         sink: options.sink,
         body: options.body,
         runs: 1,
+        peer: None,
+        all_settings: false,
     };
     let kafka = broker::start();
     let postgres = (options.sink == Sink::Postgres).then(Postgres::start);

@@ -66,6 +66,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
         sink: Sink::Kafka,
         body: options.body,
         runs: 1,
+        peer: None,
+        all_settings: false,
     };
     let kafka = broker::start();
     let scratch = setup::scratch("bench");
