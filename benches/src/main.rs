@@ -22,6 +22,7 @@ mod sinks;
 mod soak;
 mod stats;
 mod usage;
+mod visible;
 mod webhook;
 mod workload;
 

@@ -24,8 +24,6 @@ use crate::usage::{self, Usage};
 use crate::webhook::source_config;
 use crate::workload::Workload;
 
-const LOG: &str = "hookline.events";
-
 /// What the processor is measured against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -185,7 +183,7 @@ impl Bench<'_> {
         let bootstrap = self.kafka.bootstrap();
         let progress = Progress::of(&bootstrap, &name, self.options.partitions)?;
         let started = Instant::now();
-        let app = Streams::spawn(&name, setting, &bootstrap, (LOG, &name), self.scratch.path());
+        let app = Streams::spawn(&name, setting, &bootstrap, (broker::LOG, &name), self.scratch.path());
         let looks = progress.watch(self.workload.distinct(), started, app.pid(), self.kafka_pid)?;
         let usage = app.end()?;
         let output = self.read(&name)?;
