@@ -48,6 +48,9 @@ struct Cli {
 enum Bench {
     /// Requests per second of `ingest serve`: HMAC, acks=all, keep-alive connections.
     Ingest(ingest::Options),
+    /// A server that answers 200 and does nothing, which `ingest --peers` measures.
+    #[command(hide = true)]
+    NoOp(peers::receivers::NoOp),
     /// Events per second of `processor run`, from a filled log to a sink; with --peer, against another program.
     Processor(processor::Options),
     /// From the append of an event until its row or record is visible, at a steady rate.
@@ -64,10 +67,14 @@ enum Bench {
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
+    if let Bench::NoOp(options) = &cli.bench {
+        return peers::receivers::no_op(options);
+    }
     let machine = machine::Machine::this();
     println!("machine: {machine}");
     let mut figures = match &cli.bench {
         Bench::Ingest(options) => serde_json::to_value(ingest::run(options)?)?,
+        Bench::NoOp(_) => unreachable!("served above"),
         Bench::Processor(options) => match options.peer {
             None => serde_json::to_value(processor::run(options)?)?,
             Some(peer) => serde_json::to_value(processor::side_by_side::run(peer, options)?)?,

@@ -3,6 +3,7 @@
 
 pub(crate) mod output;
 pub(crate) mod progress;
+pub(crate) mod receivers;
 pub(crate) mod streams;
 
 use std::env;
