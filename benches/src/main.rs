@@ -18,6 +18,7 @@ mod outcome;
 mod peers;
 mod poll;
 mod processor;
+mod sender;
 mod sinks;
 mod soak;
 mod stats;
@@ -55,6 +56,8 @@ enum Bench {
     Processor(processor::Options),
     /// From the append of an event until its row or record is visible, at a steady rate.
     Latency(processor::latency::Options),
+    /// From a webhook over HTTP until its record or row is visible, at steady rates.
+    EndToEnd(processor::end_to_end::Options),
     /// From `kill -9` until a processor with much state goes on, with its disk and without.
     Restart(processor::restart::Options),
     /// Events per second that sinks take, against their databases' own bulk ways.
@@ -80,6 +83,7 @@ fn main() -> anyhow::Result<()> {
             Some(peer) => serde_json::to_value(processor::side_by_side::run(peer, options)?)?,
         },
         Bench::Latency(options) => serde_json::to_value(processor::latency::run(options)?)?,
+        Bench::EndToEnd(options) => serde_json::to_value(processor::end_to_end::run(options)?)?,
         Bench::Restart(options) => serde_json::to_value(processor::restart::run(options)?)?,
         Bench::Sinks(options) => serde_json::to_value(sinks::run(options)?)?,
         Bench::Poll(options) => serde_json::to_value(poll::run(options)?)?,

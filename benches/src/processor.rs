@@ -5,6 +5,7 @@
 //! started once on the empty log and stopped again: so the configuration of each one's fold is in the log
 //! before the first event. The first run warms the broker up and is not counted.
 
+pub(crate) mod end_to_end;
 mod fill;
 pub(crate) mod latency;
 pub(crate) mod restart;
@@ -76,6 +77,23 @@ pub(crate) struct Options {
     /// Each setting of the peer that is tried, instead of the fastest alone.
     #[arg(long, requires = "peer")]
     all_settings: bool,
+}
+
+impl Options {
+    /// For one run whose events are not appended beforehand.
+    fn of_one_run(sink: Sink, partitions: u32, body: usize) -> Self {
+        Self {
+            events: 0,
+            entities: 10_000,
+            partitions,
+            lanes: 2,
+            sink,
+            body,
+            runs: 1,
+            peer: None,
+            all_settings: false,
+        }
+    }
 }
 
 /// The kinds of sinks.

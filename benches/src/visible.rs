@@ -87,10 +87,15 @@ impl Watch {
     }
 }
 
-/// From `from` to `to`, of the events that were due from `counted_from` on. Each must be in both.
-pub(crate) fn between(from: &Times, to: &Times, counted_from: Instant) -> anyhow::Result<Percentiles> {
-    let counted = from.iter().filter(|(_, at)| **at >= counted_from);
-    let millis = counted.map(|(item, at)| {
+/// Leaves those from `counted_from` on: what was before warmed up.
+pub(crate) fn since(mut times: Times, counted_from: Instant) -> Times {
+    times.retain(|_, at| *at >= counted_from);
+    times
+}
+
+/// From `from` to `to`. Each event of the first must be in the second.
+pub(crate) fn between(from: &Times, to: &Times) -> anyhow::Result<Percentiles> {
+    let millis = from.iter().map(|(item, at)| {
         let seen = to.get(item).with_context(|| format!("{item:?} never became visible"))?;
         Ok(seen.saturating_duration_since(*at).as_secs_f64() * 1e3)
     });
@@ -155,9 +160,10 @@ mod tests {
         let at = |ms| began + Duration::from_millis(ms);
         let sent = Times::from([(item(1), at(0)), (item(2), at(10)), (item(3), at(20))]);
         let mut seen = Times::from([(item(1), at(500)), (item(2), at(15))]);
-        between(&sent, &seen, at(10)).unwrap_err();
+        let sent = since(sent, at(10));
+        between(&sent, &seen).unwrap_err();
         seen.insert(item(3), at(27));
-        let found = between(&sent, &seen, at(10)).unwrap();
+        let found = between(&sent, &seen).unwrap();
         assert!((found.max_ms - 7.0).abs() < 0.01 && found.events == 2, "{found:?}");
     }
 }

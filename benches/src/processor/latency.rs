@@ -25,7 +25,7 @@ use crate::broker;
 use crate::peers::streams::{Setting, Streams};
 use crate::stats::{Percentiles, PercentilesSpread, Spread};
 use crate::usage::{self, Usage};
-use crate::visible::{Times, Watch, between};
+use crate::visible::{Times, Watch, between, since};
 use crate::webhook::{self, source_config};
 use crate::workload::{Plan, Workload};
 
@@ -166,17 +166,7 @@ fn of_hookline(
     scratch: &Path,
 ) -> anyhow::Result<Run> {
     let log = format!("hookline.events.{n}");
-    let all = super::Options {
-        events: 0,
-        entities: 10_000,
-        partitions: options.partitions,
-        lanes: 2,
-        sink: options.sink,
-        body: options.body,
-        runs: 1,
-        peer: None,
-        all_settings: false,
-    };
+    let all = super::Options::of_one_run(options.sink, options.partitions, options.body);
     let pipeline = Pipeline::new(n, &all, scratch, postgres);
     let text =
         broker::config_of(kafka, &log, options.partitions) + &source_config("24h") + &pipeline.table(&all);
@@ -219,7 +209,7 @@ fn of_streams(
 fn measure(watch: Watch, kafka: &Kafka, log: &str, options: &Options) -> anyhow::Result<Percentiles> {
     let (scheduled, counted_from) = send(kafka, log, options)?;
     let visible = watch.end(scheduled.len() as u64, &kafka.bootstrap(), log)?;
-    between(&scheduled, &visible, counted_from)
+    between(&since(scheduled, counted_from), &visible)
 }
 
 /// Appends events at their times. Returns these, and from when on they are counted.
