@@ -104,12 +104,15 @@ mod tests {
 
     #[test]
     fn children_are_of_the_family() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let own = Usage::of(std::process::id()).unwrap();
-        let family = Usage::of_family(std::process::id()).unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(family.threads > own.threads && family.peak_bytes > own.peak_bytes, "{family:?} {own:?}");
+        // A shell whose child reads until this test lets go of it.
+        let mut shell = std::process::Command::new("sh");
+        let mut shell = shell.args(["-c", "cat; true"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        hookline_tests::wait::until("a shell with its child", std::time::Duration::from_secs(30), || {
+            let (own, family) = (Usage::of(shell.id())?, Usage::of_family(shell.id())?);
+            (family.threads == 2.0 && family.peak_bytes > own.peak_bytes).then_some(())
+        });
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
     }
 
     #[test]
