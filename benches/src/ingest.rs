@@ -5,6 +5,8 @@
 //! After the runs the books are compared: every 200 that wrk saw is a record of the receiver's topic, which has no more
 //! than what was under way when a run was cut off.
 
+mod half_rate;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,6 +22,7 @@ use hookline_tests::{ports, setup};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
+use self::half_rate::HalfRate;
 use crate::broker;
 use crate::peers::receivers::{Peer, Receiver};
 use crate::stats::{Spread, round};
@@ -44,7 +47,7 @@ pub(crate) struct Options {
     #[arg(long, value_delimiter = ',', default_values_t = [64, 256])]
     connections: Vec<u32>,
     /// Counted runs of each number of connections, in turn.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
     /// Seconds of one run.
     #[arg(long, default_value_t = 8)]
@@ -95,7 +98,9 @@ struct Side {
     cpu_seconds: f64,
     peak_memory_mb: f64,
     connections: Vec<AtConnections>,
-    /// The counted ones.
+    /// In an open loop; only where there are peers, and not of the no-op, whose half is more than the sender can do.
+    at_half_rate: Option<HalfRate>,
+    /// The counted ones of the closed loops.
     runs: Vec<Run>,
 }
 
@@ -163,15 +168,24 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
             }
         }
     }
-    let sides =
-        receivers.into_iter().zip(all).map(|(receiver, runs)| Side::of(receiver, runs, &kafka, options));
+    let mut halves: Vec<Option<HalfRate>> = receivers.iter().map(|_| None).collect();
+    if !options.peers.is_empty() {
+        let rate = |(receiver, runs): (&Receiver, &Vec<Run>)| {
+            let most = Spread::of(rates(counted(runs, options)));
+            receiver.topic.is_some().then_some((most.median / 2.0) as u32)
+        };
+        let rates: Vec<Option<u32>> = receivers.iter().zip(&all).map(rate).collect();
+        halves = half_rate::measure(&receivers, &rates, (options.runs, options.seconds), BODY_BYTES)?;
+    }
+    let sides = receivers.into_iter().zip(all).zip(halves);
+    let sides = sides.map(|((receiver, runs), half)| Side::of(receiver, &runs, half, &kafka, options));
     let sides: Vec<Side> = sides.collect::<anyhow::Result<_>>()?;
     sides.iter().for_each(Side::print);
     let against = if options.peers.is_empty() { None } else { Some(Against::of(&sides)?) };
     let ingest = &sides[0];
     Ok(Figures {
         name: "ingest",
-        requests_per_second: ingest.at_most_connections()?.requests_per_second.median,
+        requests_per_second: Spread::of(rates(&ingest.runs)).median,
         peak_memory_mb: ingest.peak_memory_mb,
         body_bytes: BODY_BYTES,
         against,
@@ -201,16 +215,22 @@ fn start(kafka: &Kafka, scratch: &TempDir, peers: &[Peer]) -> anyhow::Result<Vec
 
 impl Side {
     /// After all runs: ends it and compares the books.
-    fn of(receiver: Receiver, runs: Vec<Run>, kafka: &Kafka, options: &Options) -> anyhow::Result<Self> {
+    fn of(
+        receiver: Receiver,
+        runs: &[Run],
+        at_half_rate: Option<HalfRate>,
+        kafka: &Kafka,
+        options: &Options,
+    ) -> anyhow::Result<Self> {
         let usage = receiver.usage()?;
         let (name, topic) = (receiver.name, receiver.topic.clone());
         receiver.end()?;
         let records =
             |topic: &String| end_offsets(&kafka.bootstrap(), topic).values().sum::<i64>().unsigned_abs();
         let logged = topic.as_ref().map(records);
-        let (answered, errors) = check_books(name, &runs, logged)?;
-        // The first of each number of connections was the warm-up.
-        let runs = runs[options.connections.len()..].to_vec();
+        let half = at_half_rate.as_ref().map_or(0, |half| half.answered);
+        let (answered, errors) = check_books(name, runs, half, logged)?;
+        let runs = counted(runs, options).to_vec();
         Ok(Self {
             name,
             errors,
@@ -219,12 +239,9 @@ impl Side {
             cpu_seconds: round(usage.cpu_seconds),
             peak_memory_mb: usage::mb(usage.peak_bytes),
             connections: options.connections.iter().map(|number| AtConnections::of(*number, &runs)).collect(),
+            at_half_rate,
             runs,
         })
-    }
-
-    fn at_most_connections(&self) -> anyhow::Result<&AtConnections> {
-        self.connections.iter().max_by_key(|at| at.connections).context("--connections is empty")
     }
 
     fn print(&self) {
@@ -244,33 +261,29 @@ impl Side {
             );
         }
     }
+}
 
-    /// The rate of each run at the highest number of connections.
-    fn rates(&self) -> anyhow::Result<Vec<f64>> {
-        let connections = self.at_most_connections()?.connections;
-        let runs = self.runs.iter().filter(|run| run.connections == connections);
-        Ok(runs.map(|run| run.requests_per_second).collect())
-    }
+/// Without the first of each number of connections, which was the warm-up.
+fn counted<'a>(runs: &'a [Run], options: &Options) -> &'a [Run] {
+    &runs[options.connections.len()..]
+}
+
+/// The rate of each run at the highest number of connections.
+fn rates(runs: &[Run]) -> Vec<f64> {
+    let most = runs.iter().map(|run| run.connections).max();
+    let runs = runs.iter().filter(|run| Some(run.connections) == most);
+    runs.map(|run| run.requests_per_second).collect()
 }
 
 impl Against {
     /// Of ingest, the no-op and the peers, in this order.
     fn of(sides: &[Side]) -> anyhow::Result<Self> {
         let [ingest, no_op, peers @ ..] = sides else { anyhow::bail!("there is nothing to compare") };
-        let mut best = peers.first().context("there is no peer")?;
-        for peer in peers {
-            let rate =
-                |side: &Side| Ok::<_, anyhow::Error>(side.at_most_connections()?.requests_per_second.median);
-            if rate(peer)? > rate(best)? {
-                best = peer;
-            }
-        }
-        let own = ingest.rates()?;
-        let to = |other: &Side| {
-            let rates = own.iter().zip(other.rates()?).map(|(own, its)| own / its);
-            Ok::<_, anyhow::Error>(Spread::of(rates))
-        };
-        let (ratio, ratio_best_peer) = (to(no_op)?, to(best)?);
+        let median = |side: &Side| Spread::of(rates(&side.runs)).median;
+        let best = peers.iter().max_by(|a, b| median(a).total_cmp(&median(b))).context("there is no peer")?;
+        let own = rates(&ingest.runs);
+        let to = |other: &Side| Spread::of(own.iter().zip(rates(&other.runs)).map(|(own, its)| own / its));
+        let (ratio, ratio_best_peer) = (to(no_op), to(best));
         println!("ingest to the no-op: {}; to {}: {}", ratio.median, best.name, ratio_best_peer.median);
         Ok(Self { ratio, ratio_best_peer, best_peer: best.name })
     }
@@ -347,9 +360,9 @@ fn send(
 }
 
 /// Every 200 is in the topic. At the end of a run wrk leaves, so each of its connections may have had one more
-/// request under way, whose answer nobody read.
-fn check_books(name: &str, runs: &[Run], logged: Option<u64>) -> anyhow::Result<(u64, u64)> {
-    let answered: u64 = runs.iter().map(|run| run.answered).sum();
+/// request under way, whose answer nobody read. `others` were answered besides wrk's.
+fn check_books(name: &str, runs: &[Run], others: u64, logged: Option<u64>) -> anyhow::Result<(u64, u64)> {
+    let answered: u64 = runs.iter().map(|run| run.answered).sum::<u64>() + others;
     let errors: u64 = runs.iter().map(|run| run.errors).sum();
     let under_way: u64 = runs.iter().map(|run| u64::from(run.connections)).sum();
     ensure!(errors == 0, "{name}: {errors} requests failed");
