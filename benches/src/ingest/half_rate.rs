@@ -20,6 +20,8 @@ pub(super) struct HalfRate {
     /// Half of the median of what it did at most.
     requests_per_second: u32,
     latency: PercentilesSpread,
+    /// How late the sender was itself, which is part of the latency.
+    sender_late: PercentilesSpread,
     /// 200s in all runs.
     #[serde(skip)]
     pub(super) answered: u64,
@@ -32,7 +34,7 @@ pub(super) fn measure(
     (runs, seconds): (u32, u32),
     body_bytes: usize,
 ) -> anyhow::Result<Vec<Option<HalfRate>>> {
-    let mut found: Vec<Vec<Percentiles>> = receivers.iter().map(|_| Vec::new()).collect();
+    let mut found: Vec<Vec<(Percentiles, Percentiles)>> = receivers.iter().map(|_| Vec::new()).collect();
     for n in 1..=runs {
         for ((receiver, rate), found) in receivers.iter().zip(rates).zip(&mut found) {
             let Some(rate) = *rate else { continue };
@@ -43,13 +45,15 @@ pub(super) fn measure(
             let counted = since(sent.scheduled, started + Duration::from_secs(WARM_UP_SECONDS.into()));
             let latency = between(&counted, &sent.answered)?;
             println!("run {n}, {}, open loop at {rate}/s: {latency}", receiver.name);
-            found.push(latency);
+            found.push((latency, sender::lateness(&counted, &sent.begun)?));
         }
     }
-    let half = |(rate, found): (&Option<u32>, Vec<Percentiles>)| {
+    let half = |(rate, found): (&Option<u32>, Vec<(Percentiles, Percentiles)>)| {
+        let (latencies, late): (Vec<_>, Vec<_>) = found.into_iter().unzip();
         rate.map(|rate| HalfRate {
             requests_per_second: rate,
-            latency: PercentilesSpread::of(&found),
+            latency: PercentilesSpread::of(&latencies),
+            sender_late: PercentilesSpread::of(&late),
             answered: u64::from(requests(rate, seconds)) * u64::from(runs),
         })
     };

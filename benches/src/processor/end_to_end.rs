@@ -75,6 +75,8 @@ struct Run {
     sent_to_visible: Percentiles,
     answered_to_visible: Percentiles,
     sent_to_answered: Percentiles,
+    /// How late the sender was itself, which is part of what is counted from its schedule.
+    sender_late: Percentiles,
     ingest_cpu_seconds: f64,
     ingest_peak_memory_mb: f64,
     processor_cpu_seconds: f64,
@@ -153,6 +155,7 @@ impl Bench<'_> {
             sent_to_visible: between(&scheduled, &visible)?,
             answered_to_visible: between(&answered, &visible)?,
             sent_to_answered: between(&scheduled, &answered)?,
+            sender_late: sender::lateness(&scheduled, &sent.begun)?,
             ingest_cpu_seconds: of_ingest.cpu_seconds,
             ingest_peak_memory_mb: usage::mb(of_ingest.peak_bytes),
             processor_cpu_seconds: of_processor.cpu_seconds,
