@@ -6,6 +6,9 @@ use std::{env, fs};
 use hookline_tests::kafka::Kafka;
 use hookline_tests::setup;
 
+/// The event log, where a benchmark has one alone.
+pub(crate) const LOG: &str = "hookline.events";
+
 /// Starts Kafka and prints its settings.
 pub(crate) fn start() -> Kafka {
     let kafka = Kafka::start();
@@ -38,9 +41,14 @@ fn directory() -> PathBuf {
 
 /// The part of the configuration that says where Kafka is.
 pub(crate) fn config(kafka: &Kafka, partitions: u32) -> String {
+    config_of(kafka, LOG, partitions)
+}
+
+/// The same, with a log that has another name.
+pub(crate) fn config_of(kafka: &Kafka, log: &str, partitions: u32) -> String {
     format!(
-        "[kafka]\nbootstrap_servers = \"{}\"\n[log]\npartitions = {partitions}\nreplication_factor = 1\n\
-         min_insync_replicas = 1\n\n",
+        "[kafka]\nbootstrap_servers = \"{}\"\n[log]\ntopic = \"{log}\"\npartitions = {partitions}\n\
+         replication_factor = 1\nmin_insync_replicas = 1\n\n",
         kafka.bootstrap()
     )
 }

@@ -15,12 +15,15 @@ mod broker;
 mod ingest;
 mod machine;
 mod outcome;
+mod peers;
 mod poll;
 mod processor;
+mod sender;
 mod sinks;
 mod soak;
 mod stats;
 mod usage;
+mod visible;
 mod webhook;
 mod workload;
 
@@ -46,10 +49,15 @@ struct Cli {
 enum Bench {
     /// Requests per second of `ingest serve`: HMAC, acks=all, keep-alive connections.
     Ingest(ingest::Options),
-    /// Events per second of `processor run`, from a filled log to a sink.
+    /// A server that answers 200 and does nothing, which `ingest --peers` measures.
+    #[command(hide = true)]
+    NoOp(peers::receivers::NoOp),
+    /// Events per second of `processor run`, from a filled log to a sink; with --peer, against another program.
     Processor(processor::Options),
     /// From the append of an event until its row or record is visible, at a steady rate.
     Latency(processor::latency::Options),
+    /// From a webhook over HTTP until its record or row is visible, at steady rates.
+    EndToEnd(processor::end_to_end::Options),
     /// From `kill -9` until a processor with much state goes on, with its disk and without.
     Restart(processor::restart::Options),
     /// Events per second that sinks take, against their databases' own bulk ways.
@@ -62,12 +70,20 @@ enum Bench {
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
+    if let Bench::NoOp(options) = &cli.bench {
+        return peers::receivers::no_op(options);
+    }
     let machine = machine::Machine::this();
     println!("machine: {machine}");
     let mut figures = match &cli.bench {
         Bench::Ingest(options) => serde_json::to_value(ingest::run(options)?)?,
-        Bench::Processor(options) => serde_json::to_value(processor::run(options)?)?,
+        Bench::NoOp(_) => unreachable!("served above"),
+        Bench::Processor(options) => match options.peer {
+            None => serde_json::to_value(processor::run(options)?)?,
+            Some(peer) => serde_json::to_value(processor::side_by_side::run(peer, options)?)?,
+        },
         Bench::Latency(options) => serde_json::to_value(processor::latency::run(options)?)?,
+        Bench::EndToEnd(options) => serde_json::to_value(processor::end_to_end::run(options)?)?,
         Bench::Restart(options) => serde_json::to_value(processor::restart::run(options)?)?,
         Bench::Sinks(options) => serde_json::to_value(sinks::run(options)?)?,
         Bench::Poll(options) => serde_json::to_value(poll::run(options)?)?,

@@ -11,7 +11,7 @@ use hookline_tests::kafka_read::end_offsets;
 use hookline_tests::postgres;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Headers as _, Message};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use rusqlite::Connection;
 
@@ -35,6 +35,28 @@ pub(crate) struct Outcome {
 
 /// Reads an output topic as its consumers should: committed records only.
 pub(crate) fn of_topic(bootstrap: &str, topic: &str, entities: u32) -> anyhow::Result<Outcome> {
+    let mut outcome = Outcome { rows: 0, out_of_order: 0 };
+    let mut last = vec![0_u64; entities as usize];
+    for_each(bootstrap, topic, |message| {
+        outcome.rows += 1;
+        let place = entity_and_sequence(message)
+            .and_then(|(entity, sequence)| Some((last.get_mut(entity as usize)?, sequence)));
+        let in_order = place.is_some_and(|(last, sequence)| {
+            *last += 1;
+            *last == sequence
+        });
+        outcome.out_of_order += u64::from(!in_order);
+        Ok(())
+    })?;
+    Ok(outcome)
+}
+
+/// Gives `take` each committed record that the topic has now.
+pub(crate) fn for_each(
+    bootstrap: &str,
+    topic: &str,
+    mut take: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let consumer: BaseConsumer = client_config(bootstrap)
         .set("group.id", "bench-reader")
         .set("isolation.level", "read_committed")
@@ -48,8 +70,6 @@ pub(crate) fn of_topic(bootstrap: &str, topic: &str, entities: u32) -> anyhow::R
     }
     consumer.assign(&assignment)?;
     let mut unread: BTreeSet<i32> = partitions.into_keys().collect();
-    let mut outcome = Outcome { rows: 0, out_of_order: 0 };
-    let mut last = vec![0_u64; entities as usize];
     let started = Instant::now();
     while !unread.is_empty() {
         ensure!(started.elapsed() < READ_TIME_LIMIT, "{topic} cannot be read to its end");
@@ -59,22 +79,14 @@ pub(crate) fn of_topic(bootstrap: &str, topic: &str, entities: u32) -> anyhow::R
                 unread.remove(&partition);
             }
             Some(Err(error)) => return Err(error).context("the output cannot be read"),
-            Some(Ok(message)) => {
-                outcome.rows += 1;
-                let place = entity_and_sequence(&message)
-                    .and_then(|(entity, sequence)| Some((last.get_mut(entity as usize)?, sequence)));
-                let in_order = place.is_some_and(|(last, sequence)| {
-                    *last += 1;
-                    *last == sequence
-                });
-                outcome.out_of_order += u64::from(!in_order);
-            }
+            Some(Ok(message)) => take(&message)?,
         }
     }
-    Ok(outcome)
+    Ok(())
 }
 
-fn entity_and_sequence(message: &impl Message) -> Option<(u32, u64)> {
+/// What an event says of itself in its headers.
+pub(crate) fn entity_and_sequence(message: &impl Message) -> Option<(u32, u64)> {
     let headers = message.headers()?;
     let text = |name: &str| {
         let header = headers.iter().find(|header| header.key == name)?;

@@ -5,9 +5,11 @@
 //! started once on the empty log and stopped again: so the configuration of each one's fold is in the log
 //! before the first event. The first run warms the broker up and is not counted.
 
+pub(crate) mod end_to_end;
 mod fill;
 pub(crate) mod latency;
 pub(crate) mod restart;
+pub(crate) mod side_by_side;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -25,6 +27,7 @@ use hookline_tests::process::Program;
 use hookline_tests::{ports, setup, wait};
 use serde::Serialize;
 
+use self::side_by_side::Peer;
 use crate::broker;
 use crate::outcome::{self, Outcome};
 use crate::stats::{Spread, round};
@@ -68,6 +71,29 @@ pub(crate) struct Options {
     /// Counted runs, after one that is not.
     #[arg(long, default_value_t = 3)]
     runs: u32,
+    /// A program that is measured on the same log in turn with the processor.
+    #[arg(long, value_enum)]
+    pub(crate) peer: Option<Peer>,
+    /// Each setting of the peer that is tried, instead of the fastest alone.
+    #[arg(long, requires = "peer")]
+    all_settings: bool,
+}
+
+impl Options {
+    /// For one run whose events are not appended beforehand.
+    fn of_one_run(sink: Sink, partitions: u32, body: usize) -> Self {
+        Self {
+            events: 0,
+            entities: 10_000,
+            partitions,
+            lanes: 2,
+            sink,
+            body,
+            runs: 1,
+            peer: None,
+            all_settings: false,
+        }
+    }
 }
 
 /// The kinds of sinks.

@@ -1,5 +1,7 @@
 //! Medians, spreads and slopes of measured values.
 
+use std::fmt;
+
 use serde::Serialize;
 
 /// The middle of some runs, and how far they are apart.
@@ -26,6 +28,76 @@ impl Spread {
     }
 }
 
+/// Latencies of one run, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Percentiles {
+    pub(crate) events: usize,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) p999_ms: f64,
+    pub(crate) max_ms: f64,
+}
+
+impl Percentiles {
+    /// An error where there is no value.
+    pub(crate) fn of(mut millis: Vec<f64>) -> anyhow::Result<Self> {
+        anyhow::ensure!(!millis.is_empty(), "nothing was measured");
+        millis.sort_by(f64::total_cmp);
+        let at = |part: f64| round(millis[((millis.len() - 1) as f64 * part) as usize]);
+        Ok(Self {
+            events: millis.len(),
+            p50_ms: at(0.5),
+            p99_ms: at(0.99),
+            p999_ms: at(0.999),
+            max_ms: at(1.0),
+        })
+    }
+}
+
+impl fmt::Display for Percentiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { events, p50_ms, p99_ms, p999_ms, max_ms } = self;
+        write!(
+            f,
+            "{events} events: p50 {p50_ms} ms, p99 {p99_ms} ms, p99.9 {p999_ms} ms, at most {max_ms} ms"
+        )
+    }
+}
+
+/// What the runs of one side have in the middle, and how far they are apart.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct PercentilesSpread {
+    pub(crate) p50_ms: Spread,
+    pub(crate) p99_ms: Spread,
+    pub(crate) p999_ms: Spread,
+    pub(crate) max_ms: Spread,
+}
+
+impl PercentilesSpread {
+    /// Of at least one run.
+    pub(crate) fn of(runs: &[Percentiles]) -> Self {
+        let spread = |value: fn(&Percentiles) -> f64| Spread::of(runs.iter().map(value));
+        Self {
+            p50_ms: spread(|run| run.p50_ms),
+            p99_ms: spread(|run| run.p99_ms),
+            p999_ms: spread(|run| run.p999_ms),
+            max_ms: spread(|run| run.max_ms),
+        }
+    }
+}
+
+impl fmt::Display for PercentilesSpread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { p50_ms, p99_ms, p999_ms, max_ms } = self;
+        let names = [("p50", p50_ms), ("p99", p99_ms), ("p99.9", p999_ms), ("at most", max_ms)];
+        for (n, (name, Spread { median, min, max })) in names.into_iter().enumerate() {
+            let comma = if n > 0 { ", " } else { "" };
+            write!(f, "{comma}{name} {median} ms (from {min} to {max})")?;
+        }
+        Ok(())
+    }
+}
+
 /// Two digits after the point are more than any of these figures is good for.
 pub(crate) fn round(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
@@ -49,6 +121,15 @@ mod tests {
     fn the_median_of_an_even_number_lies_between() {
         assert_eq!(Spread::of([4.0, 1.0, 3.0, 2.0]), Spread { median: 2.5, min: 1.0, max: 4.0 });
         assert_eq!(Spread::of([7.0]), Spread { median: 7.0, min: 7.0, max: 7.0 });
+    }
+
+    #[test]
+    fn a_percentile_is_the_value_that_so_many_do_not_exceed() {
+        let found = Percentiles::of((0..=1_000).rev().map(f64::from).collect()).unwrap();
+        let expected =
+            Percentiles { events: 1_001, p50_ms: 500.0, p99_ms: 990.0, p999_ms: 999.0, max_ms: 1_000.0 };
+        assert_eq!(found, expected);
+        Percentiles::of(Vec::new()).unwrap_err();
     }
 
     #[test]

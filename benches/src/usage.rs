@@ -47,6 +47,24 @@ impl Usage {
             file_descriptors: fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as f64,
         })
     }
+
+    /// Of the process and its children together; the most memory is the sum of each one's.
+    pub(crate) fn of_family(pid: u32) -> Option<Self> {
+        let parent = pid.to_string();
+        let children = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| {
+            let child: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let (_, fields) = stat(child)?;
+            (fields[1] == parent).then(|| Self::of(child))?
+        });
+        let own = Self::of(pid)?;
+        Some(children.fold(own, |all, child| Self {
+            resident_bytes: all.resident_bytes + child.resident_bytes,
+            peak_bytes: all.peak_bytes + child.peak_bytes,
+            cpu_seconds: all.cpu_seconds + child.cpu_seconds,
+            threads: all.threads + child.threads,
+            file_descriptors: all.file_descriptors + child.file_descriptors,
+        }))
+    }
 }
 
 /// A process's name, and the fields of `/proc/PID/stat` after it.
@@ -82,6 +100,19 @@ mod tests {
         let usage = Usage::of(std::process::id()).unwrap();
         assert!(usage.resident_bytes > 0.0 && usage.peak_bytes >= usage.resident_bytes, "{usage:?}");
         assert!(usage.threads >= 1.0 && usage.file_descriptors >= 3.0, "{usage:?}");
+    }
+
+    #[test]
+    fn children_are_of_the_family() {
+        // A shell whose child reads until this test lets go of it.
+        let mut shell = std::process::Command::new("sh");
+        let mut shell = shell.args(["-c", "cat; true"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        hookline_tests::wait::until("a shell with its child", std::time::Duration::from_secs(30), || {
+            let (own, family) = (Usage::of(shell.id())?, Usage::of_family(shell.id())?);
+            (family.threads == 2.0 && family.peak_bytes > own.peak_bytes).then_some(())
+        });
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
     }
 
     #[test]

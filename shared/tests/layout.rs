@@ -57,6 +57,29 @@ fn every_file_says_what_it_is_for_and_can_be_read_at_a_sitting() {
     }
 }
 
+/// Hookline's peers are programs in other languages, which have no other way to say what a file is for than a comment.
+#[test]
+fn so_does_every_file_in_another_language() {
+    let mut seen = 0;
+    let mut dirs = vec![root().join("benches/peers")];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.display().to_string();
+            if path.is_dir() && !name.ends_with("node_modules") {
+                dirs.push(path);
+            } else if [".java", ".go", ".js"].iter().any(|end| name.ends_with(end)) {
+                let text = fs::read_to_string(&path).unwrap();
+                assert!(text.starts_with("//"), "{name} does not open with what it is for");
+                let lines = text.lines().count();
+                assert!(lines <= LINES_MAX, "{name} has {lines} lines, above {LINES_MAX}: it is two files");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen >= 6, "only {seen} files were found");
+}
+
 #[test]
 fn what_decides_knows_no_clock_no_network_and_no_disk() {
     let mut seen = 0;

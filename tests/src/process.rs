@@ -99,6 +99,15 @@ impl Program {
         self.small_disk = disk.map(|(dir, kib)| (dir.to_owned(), kib));
     }
 
+    /// The id of its process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).id()
+    }
+
     /// Whether it was started, and not stopped since.
     #[must_use]
     pub fn is_running(&self) -> bool {

@@ -10,10 +10,10 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _,
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Options;
+use crate::broker;
 use crate::webhook;
 use crate::workload::{Plan, Workload};
 
-const TOPIC: &str = "hookline.events";
 /// Its order is the workload's in each partition, so the producer must be idempotent.
 const PROPERTIES: [(&str, &str); 6] = [
     ("enable.idempotence", "true"),
@@ -60,7 +60,8 @@ pub(super) fn fill(kafka: &Kafka, options: &Options) -> anyhow::Result<Workload>
         let event = webhook::event(item);
         let body = webhook::body(item, body_bytes);
         let key = event.key(&body);
-        let mut record = BaseRecord::to(TOPIC).key(key.as_str()).payload(&body).headers(event.to_headers());
+        let mut record =
+            BaseRecord::to(broker::LOG).key(key.as_str()).payload(&body).headers(event.to_headers());
         while let Err((error, back)) = producer.send(record) {
             let KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) = error else {
                 return Err(error).context("the log is not filled");

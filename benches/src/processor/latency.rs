@@ -1,35 +1,33 @@
-//! `latency`: from the append of an event until its row or record is visible, at a steady rate.
+//! `latency`: from the append of an event until its row or record is visible, at a steady rate; with `--peer`, also of
+//! another program, in turn.
 //!
-//! An open loop: each event has its time on a schedule, and waits from then on, whether the sender was late or not. When
-//! PostgreSQL's row is visible, its fence says so: both are one transaction. A topic is read `read_committed`.
+//! An open loop: each event has its time on a schedule, and waits from then on, whether the sender was late or not. Each
+//! run has a log of its own.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use hookline_tests::kafka::{Kafka, client_config};
-use hookline_tests::postgres::{Postgres, connect};
-use hookline_tests::{setup, wait};
+use hookline_tests::postgres::Postgres;
+use hookline_tests::setup;
 use rdkafka::ClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use serde::Serialize;
 
-use super::{OutcomeAt, Pipeline, STALL, Sink};
+use super::side_by_side::Peer;
+use super::{OutcomeAt, Pipeline, Sink};
 use crate::broker;
-use crate::stats::round;
+use crate::peers::streams::{Setting, Streams};
+use crate::stats::{Percentiles, PercentilesSpread, Spread};
+use crate::usage::{self, Usage};
+use crate::visible::{Times, Watch, between, since};
 use crate::webhook::{self, source_config};
 use crate::workload::{Plan, Workload};
-
-const TOPIC: &str = "hookline.events";
-/// How often PostgreSQL is asked.
-const LOOK: Duration = Duration::from_micros(500);
 
 /// Options of the benchmark.
 #[derive(Args)]
@@ -52,37 +50,72 @@ pub(crate) struct Options {
     /// Bytes of each body.
     #[arg(long, default_value_t = 500)]
     body: usize,
+    /// Runs.
+    #[arg(long, default_value_t = 3)]
+    runs: u32,
+    /// A program that is measured in turn with the processor.
+    #[arg(long, value_enum)]
+    peer: Option<Peer>,
+    /// Each setting of the peer that is tried, instead of the quickest alone.
+    #[arg(long, requires = "peer")]
+    all_settings: bool,
 }
 
+/// What was measured.
 #[derive(Serialize)]
 pub(crate) struct Figures {
     name: &'static str,
     sink: Sink,
     rate: u32,
-    events: usize,
     partitions: u32,
-    p50_ms: f64,
-    p99_ms: f64,
-    p999_ms: f64,
-    max_ms: f64,
+    body_bytes: usize,
+    hookline: Side,
+    #[serde(flatten)]
+    against: Option<Against>,
 }
 
-/// When each offset of a partition should have been appended, or was visible.
-type Times = BTreeMap<(i32, i64), Instant>;
+/// The peer's part.
+#[derive(Serialize)]
+struct Against {
+    peer: Peer,
+    /// Of Hookline's median latency to that of the peer's best setting, run by run: below 1, Hookline is quicker.
+    ratio: Spread,
+    ratio_p99: Spread,
+    best: Setting,
+    peers: Vec<Side>,
+}
 
-/// Notes where each event was appended.
+/// The runs of one side.
+#[derive(Serialize)]
+struct Side {
+    /// None is Hookline.
+    setting: Option<Setting>,
+    #[serde(flatten)]
+    latency: PercentilesSpread,
+    runs: Vec<Run>,
+}
+
+/// One run.
+#[derive(Serialize)]
+struct Run {
+    #[serde(flatten)]
+    latency: Percentiles,
+    cpu_seconds: f64,
+    peak_memory_mb: f64,
+}
+
+/// Counts events that the log has not taken.
 #[derive(Default)]
-struct Appended(Mutex<Times>);
+struct Failed(AtomicU64);
 
-impl ClientContext for Appended {}
+impl ClientContext for Failed {}
 
-impl ProducerContext for Appended {
-    type DeliveryOpaque = Box<Instant>;
+impl ProducerContext for Failed {
+    type DeliveryOpaque = ();
 
-    fn delivery(&self, result: &DeliveryResult<'_>, scheduled: Box<Instant>) {
-        if let Ok(message) = result {
-            let at = (message.partition(), message.offset());
-            self.0.lock().expect("appended").insert(at, *scheduled);
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if result.is_err() {
+            self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -90,144 +123,151 @@ impl ProducerContext for Appended {
 /// Runs the benchmark.
 pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
     ensure!(options.sink != Sink::Sqlite, "--sink is postgres or kafka");
-    let all = super::Options {
-        events: 0,
-        entities: 10_000,
-        partitions: options.partitions,
-        lanes: 2,
-        sink: options.sink,
-        body: options.body,
-        runs: 1,
+    ensure!(options.peer.is_none() || options.sink == Sink::Kafka, "--peer is measured with --sink kafka");
+    ensure!(options.runs > 0, "--runs must be above 0");
+    let settings = match options.peer {
+        None => &[],
+        Some(Peer::KafkaStreams) if options.all_settings => &Setting::QUICK[..],
+        Some(Peer::KafkaStreams) => &[Setting::QUICKEST],
     };
     let kafka = broker::start();
     let postgres = (options.sink == Sink::Postgres).then(Postgres::start);
     let scratch = setup::scratch("bench");
-    let pipeline = Pipeline::new(0, &all, scratch.path(), postgres.as_ref());
-    let text = broker::config(&kafka, options.partitions) + &source_config("24h") + &pipeline.table(&all);
-    fs::write(&pipeline.config, &text)?;
-    println!("configuration:\n{text}");
-    pipeline.start_on_empty_log(options.partitions);
-    let mut program = pipeline.program().started();
-
-    let stop = Arc::new(AtomicBool::new(false));
-    let watch = {
-        let (stop, bootstrap) = (stop.clone(), kafka.bootstrap());
-        match &pipeline.outcome {
-            OutcomeAt::Postgres(url) => {
-                let url = url.clone();
-                thread::spawn(move || watch_postgres(&url, &stop))
-            }
-            OutcomeAt::Topic(topic) => {
-                let topic = topic.clone();
-                thread::spawn(move || watch_topic(&bootstrap, &topic, &stop))
-            }
-            OutcomeAt::Sqlite(_) => unreachable!("refused above"),
+    let mut hookline = Vec::new();
+    let mut peers: Vec<Vec<Run>> = settings.iter().map(|_| Vec::new()).collect();
+    for n in 1..=options.runs {
+        hookline.push(of_hookline(n, options, &kafka, postgres.as_ref(), scratch.path())?);
+        for (setting, runs) in settings.iter().zip(&mut peers) {
+            runs.push(of_streams(n, *setting, options, &kafka, scratch.path())?);
         }
-    };
-    let (appended, counted_from) = send(&kafka, options)?;
-    pipeline.wait_counted(appended.len() as f64)?;
-    stop.store(true, Ordering::Release);
-    let visible = watch.join().expect("the watcher")?;
-    ensure!(program.terminate().success(), "the processor did not stop in order");
-
-    let mut latencies = Vec::with_capacity(appended.len());
-    for (at, scheduled) in appended.range(..).filter(|(_, scheduled)| **scheduled >= counted_from) {
-        // The fence may have moved past it together with later ones.
-        let seen = visible.range(*at..=(at.0, i64::MAX)).next();
-        let (_, seen) = seen.with_context(|| format!("the event at {at:?} never became visible"))?;
-        latencies.push(seen.duration_since(*scheduled).as_secs_f64() * 1e3);
     }
-    latencies.sort_by(f64::total_cmp);
-    let at = |part: f64| round(latencies[((latencies.len() - 1) as f64 * part) as usize]);
-    let figures = Figures {
-        name: "latency",
+    let hookline = Side::of(None, hookline);
+    let peers = settings.iter().zip(peers).map(|(setting, runs)| Side::of(Some(*setting), runs));
+    let against = match options.peer {
+        None => None,
+        Some(peer) => Some(Against::of(peer, &hookline, peers.collect())?),
+    };
+    Ok(Figures {
+        name: if options.peer.is_some() { "latency-peer" } else { "latency" },
         sink: options.sink,
         rate: options.rate,
-        events: latencies.len(),
         partitions: options.partitions,
-        p50_ms: at(0.5),
-        p99_ms: at(0.99),
-        p999_ms: at(0.999),
-        max_ms: at(1.0),
-    };
-    println!(
-        "{} events at {}/s: p50 {} ms, p99 {} ms, p99.9 {} ms, at most {} ms",
-        figures.events, figures.rate, figures.p50_ms, figures.p99_ms, figures.p999_ms, figures.max_ms
-    );
-    Ok(figures)
+        body_bytes: options.body,
+        hookline,
+        against,
+    })
 }
 
-/// Appends events at their times. Returns where they are, and from when on they are counted.
-fn send(kafka: &Kafka, options: &Options) -> anyhow::Result<(Times, Instant)> {
+fn of_hookline(
+    n: u32,
+    options: &Options,
+    kafka: &Kafka,
+    postgres: Option<&Postgres>,
+    scratch: &Path,
+) -> anyhow::Result<Run> {
+    let log = format!("hookline.events.{n}");
+    let all = super::Options::of_one_run(options.sink, options.partitions, options.body);
+    let pipeline = Pipeline::new(n, &all, scratch, postgres);
+    let text =
+        broker::config_of(kafka, &log, options.partitions) + &source_config("24h") + &pipeline.table(&all);
+    fs::write(&pipeline.config, &text)?;
+    if n == 1 {
+        println!("configuration of the first run:\n{text}");
+    }
+    pipeline.start_on_empty_log(options.partitions);
+    let mut program = pipeline.program().started();
+    let watch = match &pipeline.outcome {
+        OutcomeAt::Postgres(url) => Watch::postgres(url),
+        OutcomeAt::Topic(topic) => Watch::topic(&kafka.bootstrap(), topic)?,
+        OutcomeAt::Sqlite(_) => unreachable!("refused above"),
+    };
+    let latency = measure(watch, kafka, &log, options)?;
+    let usage = Usage::of(program.id()).context("the processor's figures")?;
+    ensure!(program.terminate().success(), "the processor did not stop in order");
+    Ok(Run::of(latency, usage, n, "hookline"))
+}
+
+fn of_streams(
+    n: u32,
+    setting: Setting,
+    options: &Options,
+    kafka: &Kafka,
+    scratch: &Path,
+) -> anyhow::Result<Run> {
+    let name = format!("streams-{}-{}-{n}", setting.commit_interval_ms, setting.threads);
+    let log = format!("log.{name}");
+    let partitions = i32::try_from(options.partitions)?;
+    kafka.create_topic(&log, partitions, &[("message.timestamp.type", "LogAppendTime")]);
+    kafka.create_topic(&name, partitions, &[]);
+    let mut app = Streams::spawn(&name, setting, &kafka.bootstrap(), (&log, &name), scratch);
+    app.wait_running();
+    let watch = Watch::topic(&kafka.bootstrap(), &name)?;
+    let latency = measure(watch, kafka, &log, options)?;
+    Ok(Run::of(latency, app.end()?, n, &setting.to_string()))
+}
+
+fn measure(watch: Watch, kafka: &Kafka, log: &str, options: &Options) -> anyhow::Result<Percentiles> {
+    let (scheduled, counted_from) = send(kafka, log, options)?;
+    let visible = watch.end(scheduled.len() as u64, &kafka.bootstrap(), log)?;
+    between(&since(scheduled, counted_from), &visible)
+}
+
+/// Appends events at their times. Returns these, and from when on they are counted.
+fn send(kafka: &Kafka, log: &str, options: &Options) -> anyhow::Result<(Times, Instant)> {
     let plan = Plan { entities: 10_000, duplicate_percent: 0, disorder_percent: 0, delay_max: 1 };
     let mut workload = Workload::new(plan);
     let mut config = client_config(&kafka.bootstrap());
     config.set("acks", "all").set("enable.idempotence", "true").set("linger.ms", "0");
     config.set("partitioner", "murmur2_random");
-    let producer: ThreadedProducer<Appended> = config.create_with_context(Appended::default())?;
+    let producer: ThreadedProducer<Failed> = config.create_with_context(Failed::default())?;
+    let mut times = Times::new();
     let started = Instant::now();
-    let events = options.rate * (options.warm_up + options.seconds);
-    for n in 0..events {
+    for n in 0..options.rate * (options.warm_up + options.seconds) {
         let scheduled = started + Duration::from_secs(1) * n / options.rate;
         thread::sleep(scheduled.saturating_duration_since(Instant::now()));
         let item = workload.next_item().context("an endless stream")?;
         let (event, body) = (webhook::event(item), webhook::body(item, options.body));
         let key = event.key(&body);
-        let record = BaseRecord::with_opaque_to(TOPIC, Box::new(scheduled));
-        let record = record.key(key.as_str()).payload(&body).headers(event.to_headers());
+        let record = BaseRecord::to(log).key(key.as_str()).payload(&body).headers(event.to_headers());
         producer.send(record).map_err(|(error, _)| error).context("an event is not appended")?;
+        times.insert(item, scheduled);
     }
     producer.flush(Duration::from_secs(30))?;
-    let appended = std::mem::take(&mut *producer.context().0.lock().expect("appended"));
-    ensure!(appended.len() == events as usize, "{} of {events} events are in the log", appended.len());
-    Ok((appended, started + Duration::from_secs(options.warm_up.into())))
+    let failed = producer.context().0.load(Ordering::Relaxed);
+    ensure!(failed == 0, "{failed} events are not in the log");
+    Ok((times, started + Duration::from_secs(options.warm_up.into())))
 }
 
-fn watch_postgres(url: &str, stop: &AtomicBool) -> anyhow::Result<Times> {
-    let mut client = connect(url);
-    let fences = client.prepare("SELECT log_partition, effect_offset FROM hookline_fence")?;
-    let mut visible = Times::new();
-    while !stop.load(Ordering::Acquire) {
-        let rows = client.query(&fences, &[])?;
-        let now = Instant::now();
-        for row in rows {
-            visible.entry((row.get(0), row.get(1))).or_insert(now);
-        }
-        thread::sleep(LOOK);
+impl Run {
+    fn of(latency: Percentiles, usage: Usage, n: u32, who: &str) -> Self {
+        let (cpu_seconds, peak_memory_mb) = (usage.cpu_seconds, usage::mb(usage.peak_bytes));
+        println!("run {n}, {who}: {latency}; {cpu_seconds} s of CPU, {peak_memory_mb} MB");
+        Self { latency, cpu_seconds, peak_memory_mb }
     }
-    Ok(visible)
 }
 
-fn watch_topic(bootstrap: &str, topic: &str, stop: &AtomicBool) -> anyhow::Result<Times> {
-    let mut config = client_config(bootstrap);
-    config.set("group.id", "bench-latency").set("isolation.level", "read_committed");
-    config.set("auto.offset.reset", "earliest").set("fetch.wait.max.ms", "5");
-    let consumer: BaseConsumer = config.create()?;
-    consumer.subscribe(&[topic])?;
-    let mut visible = Times::new();
-    while !stop.load(Ordering::Acquire) {
-        let Some(message) = consumer.poll(Duration::from_millis(10)) else { continue };
-        let message = message?;
-        let now = Instant::now();
-        let headers = message.headers().context("headers")?;
-        let position = headers.iter().find(|header| header.key == "hookline-position");
-        let position = position.and_then(|header| header.value).context("a position")?;
-        let (offset, _) = std::str::from_utf8(position)?.split_once('.').context("an offset")?;
-        visible.entry((message.partition(), offset.parse()?)).or_insert(now);
+impl Side {
+    fn of(setting: Option<Setting>, runs: Vec<Run>) -> Self {
+        let latencies: Vec<Percentiles> = runs.iter().map(|run| run.latency).collect();
+        let latency = PercentilesSpread::of(&latencies);
+        println!("{}: {latency}", setting.map_or_else(|| "hookline".to_owned(), |s| s.to_string()));
+        Self { setting, latency, runs }
     }
-    Ok(visible)
 }
 
-impl Pipeline {
-    /// Until so many events are in checkpoints.
-    fn wait_counted(&self, events: f64) -> anyhow::Result<()> {
-        let client = hookline_tests::http::Client::new();
-        let url = format!("http://{}/metrics", self.admin);
-        wait::within(STALL, || {
-            let text = client.get(&url).ok()?.text();
-            let counted = hookline_tests::metrics::Metrics::parse(&text).sum(super::EVENTS, &[])?;
-            (counted >= events).then_some(())
-        })
-        .with_context(|| format!("not all of {events} events are applied"))
+impl Against {
+    fn of(peer: Peer, hookline: &Side, peers: Vec<Side>) -> anyhow::Result<Self> {
+        let best = peers
+            .iter()
+            .min_by(|a, b| a.latency.p50_ms.median.total_cmp(&b.latency.p50_ms.median))
+            .context("no setting")?;
+        let ratio = |value: fn(&Percentiles) -> f64| {
+            let runs = hookline.runs.iter().zip(&best.runs);
+            Spread::of(runs.map(|(own, its)| value(&own.latency) / value(&its.latency)))
+        };
+        let (ratio, ratio_p99) = (ratio(|run| run.p50_ms), ratio(|run| run.p99_ms));
+        let best = best.setting.context("a setting")?;
+        println!("hookline to {best}: {} times the median latency", ratio.median);
+        Ok(Self { peer, ratio, ratio_p99, best, peers })
     }
 }

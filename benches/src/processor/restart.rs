@@ -61,11 +61,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
     let all = super::Options {
         events: options.events,
         entities: options.entities,
-        partitions: options.partitions,
         lanes: options.lanes,
-        sink: Sink::Kafka,
-        body: options.body,
-        runs: 1,
+        ..super::Options::of_one_run(Sink::Kafka, options.partitions, options.body)
     };
     let kafka = broker::start();
     let scratch = setup::scratch("bench");
