@@ -13,7 +13,9 @@
 
 mod broker;
 mod ingest;
+mod instructions;
 mod machine;
+mod micro;
 mod outcome;
 mod poll;
 mod processor;
@@ -58,6 +60,10 @@ enum Bench {
     Poll(poll::Options),
     /// Both for hours at a steady rate, with restarts: what grows?
     Soak(soak::Options),
+    /// Nanoseconds of the smallest pieces: signature, extraction, codec, fold, checkpoint.
+    Micro(micro::Options),
+    /// Instructions of the same pieces, against those that are kept.
+    Instructions(instructions::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -72,6 +78,8 @@ fn main() -> anyhow::Result<()> {
         Bench::Sinks(options) => serde_json::to_value(sinks::run(options)?)?,
         Bench::Poll(options) => serde_json::to_value(poll::run(options)?)?,
         Bench::Soak(options) => serde_json::to_value(soak::run(options)?)?,
+        Bench::Micro(options) => serde_json::to_value(micro::run(options)?)?,
+        Bench::Instructions(options) => serde_json::to_value(instructions::run(options)?)?,
     };
     if let Value::Object(fields) = &mut figures {
         fields.insert("machine".to_owned(), serde_json::to_value(machine)?);
