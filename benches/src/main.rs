@@ -12,6 +12,7 @@
 )]
 
 mod broker;
+mod flamegraph;
 mod ingest;
 mod instructions;
 mod machine;
@@ -64,6 +65,8 @@ enum Bench {
     Micro(micro::Options),
     /// Instructions of the same pieces, against those that are kept.
     Instructions(instructions::Options),
+    /// Where a program's time goes, as an SVG.
+    Flamegraph(flamegraph::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -80,6 +83,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Soak(options) => serde_json::to_value(soak::run(options)?)?,
         Bench::Micro(options) => serde_json::to_value(micro::run(options)?)?,
         Bench::Instructions(options) => serde_json::to_value(instructions::run(options)?)?,
+        Bench::Flamegraph(options) => serde_json::to_value(flamegraph::run(options)?)?,
     };
     if let Value::Object(fields) = &mut figures {
         fields.insert("machine".to_owned(), serde_json::to_value(machine)?);
