@@ -65,6 +65,8 @@ enum Bench {
     Micro(micro::Options),
     /// Instructions of the same pieces, against those that are kept.
     Instructions(instructions::Options),
+    /// How the cost of an event grows: with entities, ids, partitions, held events, instances.
+    Scaling(processor::scaling::Options),
     /// Where a program's time goes, as an SVG.
     Flamegraph(flamegraph::Options),
 }
@@ -83,6 +85,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Soak(options) => serde_json::to_value(soak::run(options)?)?,
         Bench::Micro(options) => serde_json::to_value(micro::run(options)?)?,
         Bench::Instructions(options) => serde_json::to_value(instructions::run(options)?)?,
+        Bench::Scaling(options) => serde_json::to_value(processor::scaling::run(options)?)?,
         Bench::Flamegraph(options) => serde_json::to_value(flamegraph::run(options)?)?,
     };
     if let Value::Object(fields) = &mut figures {

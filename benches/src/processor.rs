@@ -6,8 +6,10 @@
 //! before the first event. The first run warms the broker up and is not counted.
 
 mod fill;
+mod instances;
 pub(crate) mod latency;
 pub(crate) mod restart;
+pub(crate) mod scaling;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -127,6 +129,11 @@ struct Sample {
 
 /// Runs the benchmark.
 pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
+    run_on(options, fill::workload(options))
+}
+
+/// The same with a workload that is not the options' own.
+fn run_on(options: &Options, workload: Workload) -> anyhow::Result<Figures> {
     let kafka = broker::start();
     let postgres = (options.sink == Sink::Postgres).then(Postgres::start);
     let scratch = setup::scratch("bench");
@@ -142,7 +149,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
         }
         pipeline.start_on_empty_log(options.partitions * (u32::try_from(before)? + 1));
     }
-    let workload = fill::fill(&kafka, options)?;
+    let workload = fill::append(&kafka, options, workload)?;
 
     let mut runs = Vec::new();
     for (n, pipeline) in pipelines.iter().enumerate() {
@@ -328,6 +335,10 @@ fn check_verdicts(metrics: &Metrics, workload: &Workload, events: u64) -> anyhow
         ensure!(found == count, "{found} of {events} events are {verdict}, but should be {count}");
     }
     let held = metrics.sum("hookline_processor_held_events", &[]);
-    ensure!(held == Some(0.0), "{held:?} events are still held");
+    ensure!(
+        held == Some(workload.held() as f64),
+        "{held:?} events are held, but should be {}",
+        workload.held()
+    );
     Ok(())
 }
