@@ -3,12 +3,11 @@
 //! equally likely entities in 8 partitions.
 //!
 //! Each point is the benchmark `processor` (or `restart`) with other numbers, on a Kafka of its own, and checks what that
-//! checks.
+//! checks. Dimensions can be measured one by one: what the table has of the others stays.
 
 mod chart;
+mod table;
 
-use std::fmt::Write as _;
-use std::fs;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -46,7 +45,7 @@ pub(crate) struct Options {
 /// What there is more and more of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Dimension {
+enum Dimension {
     Entities,
     Ids,
     Partitions,
@@ -55,8 +54,16 @@ pub(super) enum Dimension {
     Restart,
 }
 
+/// How likely the entities are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+enum Law {
+    Uniform,
+    Zipf,
+}
+
 /// What an event costs.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Cost {
     /// Of all threads of all instances.
     pub(super) cpu_us_per_event: f64,
@@ -66,7 +73,7 @@ pub(super) struct Cost {
 }
 
 /// How long a restart takes.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 struct Restart {
     with_disk_seconds: f64,
     without_disk_seconds: f64,
@@ -74,7 +81,7 @@ struct Restart {
 }
 
 /// What was measured at a point.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 enum Measured {
     Cost(Cost),
@@ -82,11 +89,10 @@ enum Measured {
 }
 
 /// One point of a curve.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 struct Point {
     dimension: Dimension,
-    /// How likely the entities are: `uniform` or `zipf`.
-    entities: &'static str,
+    entities: Law,
     /// How many there are of the dimension.
     number: u64,
     events: u64,
@@ -104,11 +110,11 @@ pub(crate) struct Figures {
 }
 
 /// A point that is to be measured.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Wanted {
     dimension: Dimension,
     number: u64,
-    zipf: bool,
+    entities: Law,
 }
 
 impl Dimension {
@@ -139,10 +145,10 @@ impl Wanted {
         let mut wanted = Vec::new();
         for dimension in Dimension::ALL.into_iter().filter(chosen) {
             for number in dimension.numbers(options.quick) {
-                let uniform = Self { dimension, number: *number, zipf: false };
+                let uniform = Self { dimension, number: *number, entities: Law::Uniform };
                 wanted.push(uniform);
                 if dimension == Dimension::Entities {
-                    wanted.push(Self { zipf: true, ..uniform });
+                    wanted.push(Self { entities: Law::Zipf, ..uniform });
                 }
             }
         }
@@ -180,7 +186,7 @@ impl Wanted {
             Dimension::Held => {}
         }
         let mut workload = fill::workload(&processor);
-        if self.zipf {
+        if self.entities == Law::Zipf {
             workload = workload.zipf();
         }
         if self.dimension == Dimension::Held {
@@ -232,19 +238,17 @@ impl Point {
 /// Runs the benchmark.
 pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
     let wanted = Wanted::all(options);
-    let mut points: Vec<Point> = Vec::new();
+    let csv = options.out.join("scaling.csv");
+    let mut points = table::read(&csv)?;
+    points.retain(|point| wanted.iter().all(|want| want.dimension != point.dimension));
     for (n, want) in wanted.iter().enumerate() {
-        let entities = if want.zipf { "zipf" } else { "uniform" };
-        println!("=== {} of {}: {:?} {}, {entities}", n + 1, wanted.len(), want.dimension, want.number);
-        let measured = want
-            .measure(options)
-            .with_context(|| format!("{:?} {}, {entities}", want.dimension, want.number))?;
+        println!("=== {} of {}: {want:?}", n + 1, wanted.len());
+        let measured = want.measure(options).with_context(|| format!("{want:?}"))?;
         println!("{measured:?}");
-        let Wanted { dimension, number, .. } = *want;
+        let Wanted { dimension, number, entities } = *want;
         points.push(Point { dimension, entities, number, events: want.events(options), measured });
         // After each: what was measured is there, whatever comes.
-        let csv = options.out.join("scaling.csv");
-        fs::write(&csv, table(&points)).with_context(|| format!("{} cannot be written", csv.display()))?;
+        table::write(&csv, &points)?;
         chart::draw(&options.out.join("scaling.svg"), &points)?;
     }
     Ok(Figures { name: "scaling", bytes_per_id: bytes_per_id(&points), points })
@@ -258,26 +262,6 @@ fn bytes_per_id(points: &[Point]) -> Option<f64> {
     Some((bytes / (last.number - first.number) as f64 * 10.0).round() / 10.0)
 }
 
-fn table(points: &[Point]) -> String {
-    let mut text = "dimension,entities,number,events,cpu_us_per_event,events_per_second,peak_memory_mb,\
-                    with_disk_seconds,without_disk_seconds\n"
-        .to_owned();
-    for point in points {
-        let name = point.dimension.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
-        let Point { entities, number, events, .. } = point;
-        let _ = write!(text, "{name},{entities},{number},{events},");
-        let _ = match point.measured {
-            Measured::Cost(Cost { cpu_us_per_event, events_per_second, peak_memory_mb }) => {
-                writeln!(text, "{cpu_us_per_event},{events_per_second},{peak_memory_mb},,")
-            }
-            Measured::Restart(Restart { with_disk_seconds, without_disk_seconds, peak_memory_mb }) => {
-                writeln!(text, ",,{peak_memory_mb},{with_disk_seconds},{without_disk_seconds}")
-            }
-        };
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -285,7 +269,7 @@ mod tests {
     fn point(dimension: Dimension, number: u64, peak_memory_mb: f64) -> Point {
         let cost = Cost { cpu_us_per_event: 10.0, events_per_second: 100_000.0, peak_memory_mb };
         let measured = Measured::Cost(cost);
-        Point { dimension, entities: "uniform", number, events: 1_000, measured }
+        Point { dimension, entities: Law::Uniform, number, events: 1_000, measured }
     }
 
     #[test]
@@ -298,17 +282,5 @@ mod tests {
         ];
         assert_eq!(bytes_per_id(&points), Some(50.0));
         assert_eq!(bytes_per_id(&points[..2]), None);
-    }
-
-    #[test]
-    fn every_point_is_in_the_table() {
-        let restart = Restart { with_disk_seconds: 1.5, without_disk_seconds: 2.5, peak_memory_mb: 70.0 };
-        let mut points = vec![point(Dimension::Held, 0, 80.0), point(Dimension::Restart, 5, 0.0)];
-        points[1].measured = Measured::Restart(restart);
-        let table = table(&points);
-        let lines: Vec<&str> = table.lines().collect();
-        assert_eq!(lines[1..], ["held,uniform,0,1000,10,100000,80,,", "restart,uniform,5,1000,,,70,1.5,2.5"]);
-        let columns = |line: &str| line.split(',').count();
-        assert!(lines.iter().all(|line| columns(line) == columns(lines[0])), "{table}");
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::anyhow;
 use plotters::prelude::*;
 
-use super::{Dimension, Point};
+use super::{Dimension, Law, Point};
 
 const WIDTH: u32 = 1_080;
 const PANEL_HEIGHT: u32 = 230;
@@ -22,12 +22,15 @@ const PANELS: [Panel; 8] = [
     (
         "entities: CPU µs an event; orange: Zipf-distributed",
         Dimension::Entities,
-        &[|p| cpu(p).filter(|_| p.entities == "uniform"), |p| cpu(p).filter(|_| p.entities == "zipf")],
+        &[|p| cpu(p).filter(|_| p.entities == Law::Uniform), |p| cpu(p).filter(|_| p.entities == Law::Zipf)],
     ),
     (
         "entities: peak memory, MB; orange: Zipf-distributed",
         Dimension::Entities,
-        &[|p| memory(p).filter(|_| p.entities == "uniform"), |p| memory(p).filter(|_| p.entities == "zipf")],
+        &[
+            |p| memory(p).filter(|_| p.entities == Law::Uniform),
+            |p| memory(p).filter(|_| p.entities == Law::Zipf),
+        ],
     ),
     ("remembered ids: CPU µs an event", Dimension::Ids, &[cpu]),
     ("remembered ids: peak memory, MB", Dimension::Ids, &[memory]),
@@ -128,7 +131,7 @@ mod tests {
         let cost = Cost { cpu_us_per_event: 12.5, events_per_second: 1.0, peak_memory_mb: 300.0 };
         let point = |number| Point {
             dimension: Dimension::Held,
-            entities: "uniform",
+            entities: Law::Uniform,
             number,
             events: 1,
             measured: Measured::Cost(cost),
