@@ -1,4 +1,5 @@
-//! A step of the fold: `decide` for the records of one checkpoint, each of another entity, over a state that is warm.
+//! A step of the fold: `decide` for the records of one checkpoint over a state that is warm; each is of another entity,
+//! but where they wait in line.
 
 use std::collections::BTreeMap;
 
@@ -31,13 +32,15 @@ const NOW_MS: i64 = 1_767_225_600_000;
 const GAP_WAIT_MS: i64 = 24 * 3_600_000;
 /// The number that every entity waits for.
 const NEXT: u64 = 1_000;
+/// Entities whose events wait in line.
+const ENTITIES_IN_LINE: u64 = 10;
 /// Without a common divisor with the numbers of entities: so far is an entity from that of the record before.
 const STRIDE: u64 = 7_919;
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for entities in [SMALL, LARGE] {
-        for step in [Step::InOrder, Step::Duplicate, Step::Held, Step::Released, Step::Version] {
+        for step in Step::ALL {
             let name = format!("fold/{}/{entities}_entities", step.name());
             let case = Case::new(name, RECORDS, move || Fold::new(step, entities));
             cases.push(case.only_timed(entities == LARGE));
@@ -55,6 +58,8 @@ pub(crate) enum Step {
     Duplicate,
     /// The number before it is missing.
     Held,
+    /// It is held too, behind up to 499 others of its entity: the records are of ten entities.
+    HeldInLine,
     /// It is applied, and so is the one that waited for it.
     Released,
     /// It has a newer version, and is applied.
@@ -62,22 +67,26 @@ pub(crate) enum Step {
 }
 
 impl Step {
+    const ALL: [Self; 6] =
+        [Self::InOrder, Self::Duplicate, Self::Held, Self::HeldInLine, Self::Released, Self::Version];
+
     const fn name(self) -> &'static str {
         match self {
             Self::InOrder => "in_order",
             Self::Duplicate => "duplicate",
             Self::Held => "held",
+            Self::HeldInLine => "held_in_line",
             Self::Released => "released",
             Self::Version => "version",
         }
     }
 
-    /// What the record says of its place in its entity.
-    fn place(self) -> String {
+    /// The number of a record in its entity.
+    const fn sequence(self, record: u64) -> u64 {
         match self {
-            Self::InOrder | Self::Duplicate | Self::Released => NEXT.to_string(),
-            Self::Held => (NEXT + 1).to_string(),
-            Self::Version => "2026-01-01T00:00:01.000Z".to_owned(),
+            Self::InOrder | Self::Duplicate | Self::Released | Self::Version => NEXT,
+            Self::Held => NEXT + 1,
+            Self::HeldInLine => NEXT + 1 + record / ENTITIES_IN_LINE,
         }
     }
 
@@ -87,7 +96,7 @@ impl Step {
         match self {
             Self::InOrder | Self::Version => Totals { applied: RECORDS, ..none },
             Self::Duplicate => Totals { duplicate: RECORDS, ..none },
-            Self::Held => Totals { held: RECORDS, ..none },
+            Self::Held | Self::HeldInLine => Totals { held: RECORDS, ..none },
             Self::Released => Totals { applied: 2 * RECORDS, ..none },
         }
     }
@@ -147,8 +156,8 @@ pub(crate) fn warm(step: Step, entities: u32, ids: usize) -> Delta {
         waiting.extend(held);
     }
     if step == Step::Duplicate {
-        let seen = touched(entities).map(|entity| event_id(&record(step, 0, entity)));
-        delta.ids.push(IdBlock { bucket: bucket(0), ids: seen.collect() });
+        let seen = records(step, entities).iter().map(event_id).collect();
+        delta.ids.push(IdBlock { bucket: bucket(0), ids: seen });
     }
     delta.entities =
         (0..entities).map(|entity| (key(entity), step.entity(waiting.remove(&entity)))).collect();
@@ -157,7 +166,14 @@ pub(crate) fn warm(step: Step, entities: u32, ids: usize) -> Delta {
 
 /// The records of one checkpoint.
 pub(crate) fn records(step: Step, entities: u32) -> Vec<Record> {
-    (0..).zip(touched(entities)).map(|(offset, entity)| record(step, offset, entity)).collect()
+    let record = |(n, entity): (u64, u32)| {
+        let in_line = step == Step::HeldInLine;
+        let entity = if in_line { u32::try_from(n % ENTITIES_IN_LINE).unwrap() } else { entity };
+        let item = Item { entity, sequence: step.sequence(n) };
+        let version = (step == Step::Version).then(|| "2026-01-01T00:00:01.000Z".to_owned());
+        record(i64::try_from(n).unwrap(), item, version.unwrap_or_else(|| item.sequence.to_string()))
+    };
+    (0..).zip(touched(entities)).map(record).collect()
 }
 
 /// The entities of the records, each another one.
@@ -170,12 +186,8 @@ fn key(entity: u32) -> EntityKey {
     entity_key(webhook::SOURCE, "", &entity).into_bytes().into()
 }
 
-fn record(step: Step, offset: i64, entity: u32) -> Record {
-    let item = Item { entity, sequence: NEXT };
-    record_of(offset, item, step.place())
-}
-
-fn record_of(offset: i64, item: Item, place: String) -> Record {
+/// `place` is the number or version as the sender wrote it.
+fn record(offset: i64, item: Item, place: String) -> Record {
     let mut event = webhook::event(item);
     event.sequence = Some(place);
     let frame = codec::frame(&event, &event.to_headers(), &webhook::body(item, BODY_BYTES));
@@ -184,7 +196,7 @@ fn record_of(offset: i64, item: Item, place: String) -> Record {
 
 /// The event that waits for its entity's next one.
 fn held(entity: u32) -> Held {
-    let record = record_of(-1, Item { entity, sequence: NEXT + 1 }, (NEXT + 1).to_string());
+    let record = record(-1, Item { entity, sequence: NEXT + 1 }, (NEXT + 1).to_string());
     let id = event_id(&record);
     Held { offset: record.offset, time_ms: record.time_ms, id, frame: record.frame }
 }
@@ -194,7 +206,7 @@ fn event_id(record: &Record) -> EventId {
     EventId::new(event.source, &event.connection, event.id)
 }
 
-/// Decides all records; they are as they would come of `decide`'s caller, a lane.
+/// Decides all records, as a lane does.
 pub(crate) fn fold(state: &mut State, records: &[Record], effects: &mut Vec<Effect>) {
     for record in records {
         decide(state, record, PIPELINE, effects).unwrap();
