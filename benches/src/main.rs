@@ -12,8 +12,11 @@
 )]
 
 mod broker;
+mod flamegraph;
 mod ingest;
+mod instructions;
 mod machine;
+mod micro;
 mod outcome;
 mod peers;
 mod poll;
@@ -66,6 +69,14 @@ enum Bench {
     Poll(poll::Options),
     /// Both for hours at a steady rate, with restarts: what grows?
     Soak(soak::Options),
+    /// Nanoseconds of the smallest pieces: signature, extraction, codec, fold, checkpoint.
+    Micro(micro::Options),
+    /// Instructions of the same pieces, against those that are kept.
+    Instructions(instructions::Options),
+    /// How the cost of an event grows: with entities, ids, partitions, held events, instances.
+    Scaling(processor::scaling::Options),
+    /// Where a program's time goes, as an SVG.
+    Flamegraph(flamegraph::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -88,6 +99,10 @@ fn main() -> anyhow::Result<()> {
         Bench::Sinks(options) => serde_json::to_value(sinks::run(options)?)?,
         Bench::Poll(options) => serde_json::to_value(poll::run(options)?)?,
         Bench::Soak(options) => serde_json::to_value(soak::run(options)?)?,
+        Bench::Micro(options) => serde_json::to_value(micro::run(options)?)?,
+        Bench::Instructions(options) => serde_json::to_value(instructions::run(options)?)?,
+        Bench::Scaling(options) => serde_json::to_value(processor::scaling::run(options)?)?,
+        Bench::Flamegraph(options) => serde_json::to_value(flamegraph::run(options)?)?,
     };
     if let Value::Object(fields) = &mut figures {
         fields.insert("machine".to_owned(), serde_json::to_value(machine)?);

@@ -7,8 +7,10 @@
 
 pub(crate) mod end_to_end;
 mod fill;
+mod instances;
 pub(crate) mod latency;
 pub(crate) mod restart;
+pub(crate) mod scaling;
 pub(crate) mod side_by_side;
 
 use std::fs;
@@ -153,6 +155,11 @@ struct Sample {
 
 /// Runs the benchmark.
 pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
+    run_on(options, fill::workload(options))
+}
+
+/// The same with a workload that is not the options' own.
+fn run_on(options: &Options, workload: Workload) -> anyhow::Result<Figures> {
     let kafka = broker::start();
     let postgres = (options.sink == Sink::Postgres).then(Postgres::start);
     let scratch = setup::scratch("bench");
@@ -168,7 +175,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
         }
         pipeline.start_on_empty_log(options.partitions * (u32::try_from(before)? + 1));
     }
-    let workload = fill::fill(&kafka, options)?;
+    let workload = fill::append(&kafka, options, workload)?;
 
     let mut runs = Vec::new();
     for (n, pipeline) in pipelines.iter().enumerate() {
@@ -354,6 +361,10 @@ fn check_verdicts(metrics: &Metrics, workload: &Workload, events: u64) -> anyhow
         ensure!(found == count, "{found} of {events} events are {verdict}, but should be {count}");
     }
     let held = metrics.sum("hookline_processor_held_events", &[]);
-    ensure!(held == Some(0.0), "{held:?} events are still held");
+    ensure!(
+        held == Some(workload.held() as f64),
+        "{held:?} events are held, but should be {}",
+        workload.held()
+    );
     Ok(())
 }

@@ -18,14 +18,19 @@ pub(crate) struct Usage {
     pub(crate) file_descriptors: f64,
 }
 
-/// The running child of this process that bears this name. The harness starts each program once at a time.
+/// The running child of this process that bears this name. The harness mostly starts each program once at a time.
 pub(crate) fn child(name: &str) -> Option<u32> {
+    children(name).into_iter().next()
+}
+
+/// All running children of this process that bear this name.
+pub(crate) fn children(name: &str) -> Vec<u32> {
     let own = std::process::id().to_string();
-    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let (command, fields) = stat(pid)?;
-        (command == name && fields[0] != "Z" && fields[1] == own).then_some(pid)
-    })
+    let is_one = |pid: &u32| {
+        stat(*pid).is_some_and(|(command, fields)| command == name && fields[0] != "Z" && fields[1] == own)
+    };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_one).collect()
 }
 
 impl Usage {

@@ -40,6 +40,11 @@ pub(crate) struct Workload {
     /// Parts of a repeat and of a swap that are due.
     duplicates_due: u32,
     disorder_due: u32,
+    /// Where some entities are likelier than others: the sums of the weights up to each.
+    weights: Vec<u64>,
+    /// Further entities, of which only the second webhook is sent, before all others.
+    held: u32,
+    held_sent: u32,
 }
 
 impl Workload {
@@ -54,8 +59,36 @@ impl Workload {
             disordered: 0,
             duplicates_due: 0,
             disorder_due: 0,
+            weights: Vec::new(),
+            held: 0,
+            held_sent: 0,
             plan,
         }
+    }
+
+    /// Entities as likely as Zipf's law says, with exponent 1: the second half as likely as the first, the third a third.
+    /// In whole numbers, so that no machine rounds otherwise.
+    pub(crate) fn zipf(mut self) -> Self {
+        let weights = (1..=u64::from(self.plan.entities)).map(|rank| (1 << 40) / rank);
+        self.weights = weights
+            .scan(0, |sum, weight| {
+                *sum += weight;
+                Some(*sum)
+            })
+            .collect();
+        self
+    }
+
+    /// Besides, so many webhooks that wait for one before them, which never comes: each of another entity, and sent before
+    /// all others.
+    pub(crate) fn holding(mut self, held: u32) -> Self {
+        self.held = held;
+        self
+    }
+
+    /// Webhooks that must be held in the end.
+    pub(crate) fn held(&self) -> u64 {
+        self.held.into()
     }
 
     /// Different webhooks so far: so many must be applied.
@@ -73,8 +106,13 @@ impl Workload {
         self.disordered
     }
 
-    /// The next webhook of a stream that is `total` long: towards its end, what is delayed comes at once.
+    /// The next webhook of a stream that is `total` long, besides what is held: towards its end, what is delayed comes at
+    /// once.
     pub(crate) fn next_of(&mut self, total: u64) -> Option<Item> {
+        if self.held_sent < self.held {
+            self.held_sent += 1;
+            return Some(Item { entity: self.plan.entities + self.held_sent, sequence: 2 });
+        }
         let left = total.checked_sub(self.sent + self.delayed.len() as u64)?;
         self.sent += 1;
         let due = self.delayed.first_key_value().map(|((place, _), _)| *place);
@@ -98,7 +136,7 @@ impl Workload {
     }
 
     fn fresh(&mut self, left: u64) -> Item {
-        let entity = u32::try_from(self.random.next() % u64::from(self.plan.entities)).unwrap();
+        let entity = self.entity();
         let mut item = self.number(entity);
         self.duplicates_due += self.plan.duplicate_percent;
         self.disorder_due += self.plan.disorder_percent;
@@ -118,6 +156,15 @@ impl Workload {
             self.delay(item);
         }
         item
+    }
+
+    fn entity(&mut self) -> u32 {
+        let random = self.random.next();
+        let entity = match self.weights.last() {
+            Some(sum) => self.weights.partition_point(|up_to| *up_to <= random % sum) as u64,
+            None => random % u64::from(self.plan.entities),
+        };
+        u32::try_from(entity).unwrap()
     }
 
     fn number(&mut self, entity: u32) -> Item {
@@ -189,6 +236,34 @@ mod tests {
             *last = item.sequence.max(*last);
         }
         assert!(counts.values().all(|(count, last)| count == last));
+    }
+
+    #[test]
+    fn by_zipfs_law_the_second_comes_half_as_often_as_the_first() {
+        let mut workload = Workload::new(PLAN).zipf();
+        let mut counts = HashMap::new();
+        for item in std::iter::from_fn(|| workload.next_of(100_000)) {
+            *counts.entry(item.entity).or_insert(0_u32) += 1;
+        }
+        let of = |entity: u32| f64::from(counts[&entity]);
+        assert!((of(0) / of(1) - 2.0).abs() < 0.1, "{} and {}", of(0), of(1));
+        assert!((of(0) / of(9) - 10.0).abs() < 1.0, "{} and {}", of(0), of(9));
+        assert_eq!(counts.len(), 50);
+        // The same on every machine.
+        let mut again = Workload::new(PLAN).zipf();
+        let first: Vec<u32> = (0..8).map_while(|_| again.next_of(100)).map(|item| item.entity).collect();
+        assert_eq!(first, [39, 15, 5, 1, 2, 36, 1, 1]);
+    }
+
+    #[test]
+    fn what_is_held_comes_first_and_is_of_entities_of_its_own() {
+        let mut workload = Workload::new(PLAN).holding(3);
+        let items: Vec<Item> = std::iter::from_fn(|| workload.next_of(1_000)).collect();
+        assert_eq!((items.len() as u64, workload.held()), (1_000 + 3, 3));
+        let (held, rest) = items.split_at(3);
+        assert!(held.iter().all(|item| item.entity > PLAN.entities && item.sequence == 2), "{held:?}");
+        assert!(rest.iter().all(|item| item.entity < PLAN.entities));
+        assert_eq!(workload.distinct() + workload.duplicates(), 1_000);
     }
 
     #[test]

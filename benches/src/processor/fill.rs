@@ -40,15 +40,24 @@ impl ProducerContext for Failures {
     }
 }
 
-/// Appends the events that the options ask for; returns what they were.
-pub(super) fn fill(kafka: &Kafka, options: &Options) -> anyhow::Result<Workload> {
-    let Options { events, body: body_bytes, .. } = *options;
-    let mut workload = Workload::new(Plan {
+/// What the options ask for.
+pub(super) fn workload(options: &Options) -> Workload {
+    Workload::new(Plan {
         entities: options.entities,
         duplicate_percent: 2,
         disorder_percent: 2,
         delay_max: 1_000,
-    });
+    })
+}
+
+/// Appends the events that the options ask for; returns what they were.
+pub(super) fn fill(kafka: &Kafka, options: &Options) -> anyhow::Result<Workload> {
+    append(kafka, options, workload(options))
+}
+
+/// Appends the events of a workload; returns it, as it is then.
+pub(super) fn append(kafka: &Kafka, options: &Options, mut workload: Workload) -> anyhow::Result<Workload> {
+    let Options { events, body: body_bytes, .. } = *options;
     let mut config = client_config(&kafka.bootstrap());
     for (key, value) in PROPERTIES {
         config.set(key, value);
@@ -76,7 +85,8 @@ pub(super) fn fill(kafka: &Kafka, options: &Options) -> anyhow::Result<Workload>
     }
     producer.flush(FLUSH_TIMEOUT)?;
     let failed = producer.context().0.load(Ordering::Relaxed);
-    ensure!(failed == 0 && appended == events, "{failed} of {appended} events are not in the log");
+    let expected = events + workload.held();
+    ensure!(failed == 0 && appended == expected, "{failed} of {appended} events are not in the log");
     println!(
         "log filled with {events} events in {:.1} s: {} different ones, {} repeats, {} after a later one",
         started.elapsed().as_secs_f64(),

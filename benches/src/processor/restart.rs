@@ -20,22 +20,22 @@ use crate::webhook::source_config;
 pub(crate) struct Options {
     /// Events in the log, repeats included: about so many ids are remembered.
     #[arg(long, default_value_t = 10_000_000)]
-    events: u64,
+    pub(super) events: u64,
     /// Entities, all equally likely.
     #[arg(long, default_value_t = 1_000_000)]
-    entities: u32,
+    pub(super) entities: u32,
     /// Partitions of the log.
     #[arg(long, default_value_t = 8)]
-    partitions: u32,
+    pub(super) partitions: u32,
     /// The processor's lanes.
     #[arg(long, default_value_t = 2)]
-    lanes: u32,
+    pub(super) lanes: u32,
     /// Bytes of each body.
     #[arg(long, default_value_t = 50)]
-    body: usize,
+    pub(super) body: usize,
     /// Restarts of each kind.
     #[arg(long, default_value_t = 3)]
-    runs: u32,
+    pub(super) runs: u32,
 }
 
 /// What was measured.
@@ -43,8 +43,8 @@ pub(crate) struct Options {
 pub(crate) struct Figures {
     name: &'static str,
     /// From the start of the process to `/readyz`: every partition is claimed, and its state is there.
-    with_disk_seconds: Spread,
-    without_disk_seconds: Spread,
+    pub(super) with_disk_seconds: Spread,
+    pub(super) without_disk_seconds: Spread,
     /// Ids that are remembered.
     ids: f64,
     entities: u32,
@@ -53,7 +53,7 @@ pub(crate) struct Figures {
     /// The local state on the disk.
     state_mb: f64,
     /// The most resident memory after a restart.
-    peak_memory_mb: f64,
+    pub(super) peak_memory_mb: f64,
 }
 
 /// Runs the benchmark.
