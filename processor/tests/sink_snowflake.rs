@@ -206,11 +206,6 @@ impl Place for Database {
     fn refuse_bad(&self) {
         self.run("ALTER TABLE hookline_events ALTER COLUMN entity SET NOT NULL");
     }
-
-    /// DuckDB makes a table for one at a time, and fails for the others.
-    fn prepare(&self) {
-        open(self).unwrap();
-    }
 }
 
 impl Mapped for Database {
