@@ -46,7 +46,7 @@ mod snowflake;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg_attr(
-    not(any(feature = "mysql", feature = "postgres", feature = "sqlite")),
+    not(any(feature = "mysql", feature = "postgres", feature = "snowflake", feature = "sqlite")),
     allow(dead_code, reason = "a database needs what the topic of statuses does not")
 )]
 mod statuses;

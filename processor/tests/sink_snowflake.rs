@@ -26,6 +26,7 @@ use sink_contract::example;
 use sink_contract::mapping::{self, Mapped, Table, of, order, orders, owner, refused, rows, with};
 use sink_contract::relational::Relational;
 use sink_contract::remote::{self, Remote};
+use sink_contract::statuses;
 use sink_contract::{
     Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, halted, ids, open,
     open_with, promises, retried, simple, tls,
@@ -35,6 +36,8 @@ promises!(Database::new());
 remote::promises!(Database::new());
 mapping::promises!(Database::new());
 mapping::remote_promises!(Database::new());
+statuses::promises!(Database::new());
+statuses::remote_promises!(Database::new());
 // Snowflake has no CHECK, and enforces neither keys nor references.
 sink_contract::tests_of! { relational, Database::new();
     the_rows_of_an_array_are_replaced_as_a_whole
@@ -45,6 +48,11 @@ sink_contract::tests_of! { relational, Database::new();
 #[test]
 fn a_former_owner_that_was_held_up_anywhere_changes_nothing() {
     remote::a_former_owner_that_was_held_up_anywhere_changes_nothing(&Database::new(), 2);
+}
+
+#[test]
+fn a_status_that_another_partition_tells_during_a_delivery_is_not_overwritten() {
+    statuses::what_another_partition_tells_during_a_delivery_is_not_overwritten(Database::new, 3);
 }
 
 /// A session of somebody else's.
@@ -205,11 +213,6 @@ impl Place for Database {
     /// The one constraint that Snowflake enforces. The event of the type `bad` has no entity.
     fn refuse_bad(&self) {
         self.run("ALTER TABLE hookline_events ALTER COLUMN entity SET NOT NULL");
-    }
-
-    /// DuckDB makes a table for one at a time, and fails for the others.
-    fn prepare(&self) {
-        open(self).unwrap();
     }
 }
 
@@ -424,6 +427,12 @@ fn an_event_with_large_rows_is_in_all_its_tables() {
     for table in &tables {
         assert_eq!(rows(&database, table), [format!("acme|o1|{number}|1.5"), "acme|o2|b|2.5".to_owned()]);
     }
+}
+
+/// Snowflake enforces no key.
+#[test]
+fn a_connection_with_two_rows_halts() {
+    statuses::a_connection_with_two_rows_halts(&Database::new());
 }
 
 /// Each does within hours: no failure, and nothing is done twice.

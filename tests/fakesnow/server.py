@@ -5,7 +5,7 @@ fakesnow keeps the data and runs the SQL, in DuckDB. Added here, each as Snowfla
 - answers in JSON, which the sink's client reads; fakesnow's are in Arrow;
 - blocks of Snowflake Scripting (scripting.py);
 - locks: an UPDATE, a MERGE or a transaction waits, up to LOCK_TIMEOUT, until the one before it has ended; DuckDB fails
-  at once;
+  at once. So does a CREATE here, since DuckDB makes a table for one at a time;
 - MERGE inside a transaction; NOT NULL as an error with Snowflake's code; lengths of BINARY, which are not enforced;
 - sessions that end: POST /test/expire-sessions?schema=NAME.
 
@@ -183,7 +183,7 @@ async def one_statement(request: Request, token: str, body: dict) -> dict:
     verb = sql.split()[0].upper()
     locks = all_locks.setdefault(fakesnow.server.sessions[token].schema, Locks())
     in_transaction = locks.owner == token
-    if verb in {"BEGIN", "UPDATE", "MERGE"} and not await locks.take(token):
+    if verb in {"BEGIN", "CREATE", "UPDATE", "MERGE"} and not await locks.take(token):
         return failed("000625", "the lock was not released in time")
     try:
         answer = await ask(fakesnow.server.query_request, request, body)

@@ -13,7 +13,10 @@ mod classify;
 mod connect;
 mod stage;
 mod statements;
+mod statuses;
 mod tables;
+
+use std::mem;
 
 use snowflake_connector_rs::{CellValue, DynamicRow, Statement};
 use tokio::runtime::{Builder, Runtime};
@@ -23,6 +26,7 @@ use shared::config::SnowflakeSinkConfig;
 
 use self::connect::{Ended, Server, Session};
 use super::rows::{self, Row, StoredFence};
+use super::statuses::StatusTable;
 use super::{Batch, Context, Sink, SinkError};
 use crate::position::{Epoch, Fence, Position};
 
@@ -131,21 +135,26 @@ async fn deliver(
     rows: &[Row<'_>],
     staged: &[String],
 ) -> Result<(), SinkError> {
-    let mapped = changes::changes(session, server, rows).await?;
+    let told = StatusTable::told(server.statuses.as_ref(), rows)?;
+    let mut planned = changes::changes(session, server, rows).await?;
+    statuses::plan(session, server, batch.partition, told, &mut planned).await?;
     for (n, text) in staged.iter().enumerate() {
         session.run(server, Statement::new(statements::stage(n == 0)).bind(text.clone())).await?;
     }
-    for (n, text) in mapped.staged.iter().enumerate() {
-        session.run(server, Statement::new(statements::stage_mapped(n == 0)).bind(text.clone())).await?;
+    for (n, text) in mem::take(&mut planned.staged).texts().into_iter().enumerate() {
+        session.run(server, Statement::new(statements::stage_mapped(n == 0)).bind(text)).await?;
     }
-    let block = statements::deliver(batch, rows, &mapped.steps)?;
-    match session.run_block(server, block).await.map_err(|error| mapped.blame(error))? {
+    let block = statements::deliver(batch, rows, &planned.steps)?;
+    match session.run_block(server, block).await.map_err(|error| planned.blame(error))? {
         Ended::Committed => Ok(()),
         Ended::Fenced => {
             let found = read_fence(session, server, batch.partition).await?.epoch;
             Err(SinkError::Fenced { partition: batch.partition, found, own: batch.from.epoch })
         }
         Ended::Occupied => Err(rows::occupied(&server.to_string())),
+        Ended::Overtaken => Err(SinkError::Retry(format!(
+            "{server}: another partition told meanwhile how a connection is that this batch tells of"
+        ))),
     }
 }
 

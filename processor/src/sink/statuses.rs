@@ -169,17 +169,21 @@ pub(super) fn after(
 ) -> Result<Vec<StoredStanding>, SinkError> {
     let mut standing = BTreeMap::new();
     let mut elsewhere = BTreeMap::new();
+    let changed = || {
+        SinkError::Halt(format!(
+            "table `{table}` in {place} holds what Hookline never writes: somebody changed it. Correct the row, or \
+             delete it: the next event makes it anew"
+        ))
+    };
     for row in before {
-        let (of, found) = row.read().ok_or_else(|| {
-            SinkError::Halt(format!(
-                "table `{table}` in {place} holds what Hookline never writes: somebody changed it. Correct the row, or \
-                 delete it: the next event makes it anew"
-            ))
-        })?;
+        let (of, found) = row.read().ok_or_else(changed)?;
         if of != partition {
             elsewhere.insert(found.key(), found.instant());
         }
-        standing.insert(found.key(), found);
+        // Not every database enforces the key.
+        if standing.insert(found.key(), found).is_some() {
+            return Err(changed());
+        }
     }
     told.retain(|tells| elsewhere.get(&tells.key).is_none_or(|other| *other < tells.told.time.parse().ok()));
     let newest: BTreeMap<(String, String), Standing> = standings(told, &standing)

@@ -179,32 +179,23 @@ pub(crate) fn held_up_anywhere(
     for after in 0.. {
         assert!(after < 100, "there is no end to the steps");
         let effects = [event(applied), event(applied + 1)];
-        proxy.set(Mode::Hold { after });
-        let was_held = thread::scope(|scope| {
-            let delivery = scope.spawn(|| old.deliver(&effects));
-            let until = Instant::now() + Duration::from_secs(20);
-            while !proxy.has_cut() && !delivery.is_finished() {
-                assert!(Instant::now() < until, "neither held nor done");
-                thread::sleep(Duration::from_millis(5));
-            }
-            if !proxy.has_cut() {
-                delivery.join().unwrap().unwrap();
-                return false;
-            }
-            claims += 1;
-            let mut new = Owner::claim_with(place, context, 0, epoch(claims));
-            new.deliver(&effects).unwrap();
-            new.deliver(&[event(applied + 2)]).unwrap();
-            proxy.set(Mode::Pass);
-            let outcome = delivery.join().unwrap();
-            // Held up for too long, it has given up before.
-            let is_stopped = matches!(outcome, Err(SinkError::Fenced { .. } | SinkError::Retry(_)));
-            assert!(is_stopped, "held after {after}: {outcome:?}");
-            true
-        });
+        let (outcome, was_held) = proxy.hold(
+            after,
+            || old.deliver(&effects),
+            || {
+                claims += 1;
+                let mut new = Owner::claim_with(place, context, 0, epoch(claims));
+                new.deliver(&effects).unwrap();
+                new.deliver(&[event(applied + 2)]).unwrap();
+            },
+        );
         if !was_held {
+            outcome.unwrap();
             break;
         }
+        // Held up for too long, it has given up before.
+        let is_stopped = matches!(outcome, Err(SinkError::Fenced { .. } | SinkError::Retry(_)));
+        assert!(is_stopped, "held after {after}: {outcome:?}");
         held += 1;
         applied += 3;
         let expected: Vec<_> = (0..applied).map(|n| format!("e{n}")).collect();
@@ -214,6 +205,45 @@ pub(crate) fn held_up_anywhere(
         old.fence = old.sink.claim(0, epoch(claims)).unwrap();
     }
     assert!(held >= steps_min, "only {held} steps");
+}
+
+/// One partition's delivery stops at each of its steps, another partition's is done, and then the rest of the first.
+/// What is tried again, as a lane does it, is delivered again. `check` is told the step.
+///
+/// Returns the messages of what was tried again.
+pub(crate) fn beside_another_partition_anywhere(
+    place: &impl Remote,
+    steps_min: i64,
+    mine: impl Fn(i64) -> Effect,
+    others: impl Fn(i64) -> Effect,
+    check: impl Fn(i64),
+) -> Vec<String> {
+    let proxy = Proxy::start(place.address());
+    let mut owner = Via { place, proxy: &proxy }.claim(1);
+    let mut other = Owner::claim(place, 1, epoch(1));
+    let mut messages = Vec::new();
+    for step in 0.. {
+        assert!(step < 100, "there is no end to the steps");
+        let effects = [mine(step)];
+        let (outcome, was_held) = proxy.hold(
+            step.try_into().unwrap(),
+            || owner.deliver(&effects),
+            || other.deliver(&[others(step)]).unwrap(),
+        );
+        if !was_held {
+            outcome.unwrap();
+            assert!(step >= steps_min, "only {step} steps");
+            break;
+        }
+        if outcome.is_err() {
+            messages.push(retried(outcome));
+            owner.fence = owner.sink.claim(0, epoch(step + 2)).unwrap();
+            assert!(owner.fence.position < mine(step).position, "tried again, and applied");
+            owner.deliver(&effects).unwrap();
+        }
+        check(step);
+    }
+    messages
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -281,6 +311,31 @@ impl Proxy {
         if matches!(mode, Mode::Away) {
             state.sockets.drain(..).for_each(|socket| drop(socket.shutdown(Shutdown::Both)));
         }
+    }
+
+    /// Runs a delivery that is held after so many things that the client says, until `meanwhile` is done. Its outcome,
+    /// and whether there was something to hold.
+    fn hold<T: Send>(
+        &self,
+        after: u32,
+        delivery: impl FnOnce() -> T + Send,
+        meanwhile: impl FnOnce(),
+    ) -> (T, bool) {
+        self.set(Mode::Hold { after });
+        thread::scope(|scope| {
+            let delivery = scope.spawn(delivery);
+            let until = Instant::now() + Duration::from_secs(20);
+            while !self.has_cut() && !delivery.is_finished() {
+                assert!(Instant::now() < until, "neither held nor done");
+                thread::sleep(Duration::from_millis(5));
+            }
+            let was_held = self.has_cut();
+            if was_held {
+                meanwhile();
+            }
+            self.set(Mode::Pass);
+            (delivery.join().unwrap(), was_held)
+        })
     }
 
     fn has_cut(&self) -> bool {

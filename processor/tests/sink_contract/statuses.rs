@@ -257,6 +257,35 @@ pub(crate) fn what_another_partition_told_later_stays(place: &impl Relational) {
     assert_eq!(statuses(place), ["a|active|35Z|offline|e4", "b|offline|30Z|null|e2"]);
 }
 
+/// For a database in which the rows are read before the transaction that writes them. In both orders of the events'
+/// times.
+pub(crate) fn what_another_partition_tells_during_a_delivery_is_not_overwritten<P: Relational + Remote>(
+    place: impl Fn() -> P,
+    steps_min: i64,
+) {
+    for is_later in [false, true] {
+        let place = place();
+        let second = |step| 2 * step + 2;
+        let messages = remote::beside_another_partition_anywhere(
+            &keeping(&place),
+            steps_min,
+            |step| at(step, second(step), "a", "offline", "{}"),
+            |step| at(100 + step, second(step) + if is_later { 1 } else { -1 }, "a", "online", "{}"),
+            |step| {
+                let expected = match is_later {
+                    // Nothing of what is older is ever there.
+                    true => format!("a|active|{:02}Z|null|e{}", second(0) + 1, 100 + step),
+                    false => format!("a|offline|{:02}Z|active|e{step}", second(step)),
+                };
+                assert_eq!(statuses(&place), [expected], "step {step}");
+            },
+        );
+        let were_overtaken =
+            messages.iter().any(|message| message.contains("another partition told meanwhile"));
+        assert!(were_overtaken, "{messages:?}");
+    }
+}
+
 pub(crate) fn statuses_and_mapped_tables_stand_side_by_side(place: &impl Relational) {
     place.create(&orders());
     let mut owner = Owner::claim_with(&keeping(place), &with(ORDERS), 0, epoch(1));
@@ -316,6 +345,19 @@ pub(crate) fn a_status_that_somebody_changed_halts(place: &impl Relational) {
     place.sql("UPDATE {hookline_connections} SET status = 'offline'");
     owner.deliver(&[tells(2, "a", "online", "{}")]).unwrap();
     assert_eq!(statuses(place), ["a|active|02Z|offline|e2"]);
+}
+
+/// For a database that enforces no key.
+pub(crate) fn a_connection_with_two_rows_halts(place: &impl Relational) {
+    let mut owner = Owner::claim(&keeping(place), 0, epoch(1));
+    owner.deliver(&[tells(1, "a", "online", "{}")]).unwrap();
+    place.sql("INSERT INTO {hookline_connections} SELECT * FROM {hookline_connections}");
+    let message = halted(owner.deliver(&[tells(2, "a", "offline", "{}")]));
+    assert!(message.contains("Hookline never writes"), "{message}");
+    place.sql("DELETE FROM {hookline_connections}");
+    owner.deliver(&[tells(2, "a", "offline", "{}")]).unwrap();
+    assert_eq!(statuses(place), ["a|offline|02Z|null|e2"]);
+    assert_eq!(ids(place), ["e1", "e2"]);
 }
 
 pub(crate) fn lanes_may_make_the_table_at_the_same_time(place: &impl Relational) {

@@ -270,9 +270,9 @@ impl PipelineConfig {
         table: ConnectionsTableConfig,
     ) -> Result<(), ConfigError> {
         let sink = format!("{key}.sink.{}", self.sink.name());
-        if matches!(self.sink, SinkConfig::Mongodb(_) | SinkConfig::Snowflake(_)) {
-            let message = "is for PostgreSQL, MySQL and SQLite: this sink keeps no table of statuses. Leave it out, and \
-                           add a pipeline with sink.connections, or one into such a database";
+        if matches!(self.sink, SinkConfig::Mongodb(_)) {
+            let message = "is for PostgreSQL, MySQL, Snowflake and SQLite: this sink keeps no table of statuses. Leave it \
+                           out, and add a pipeline with sink.connections, or one into such a database";
             return Err(at.error(Some(table.name.span()), &format!("{sink}.connections"), message));
         }
         table.check(at, &sink, &self.tables)?;

@@ -148,7 +148,7 @@ pub struct SnowflakeSinkConfig {
     /// How long one statement may take, and wait for another's lock; at least 1 s.
     #[serde(default = "default_snowflake_statement_timeout")]
     pub statement_timeout: Span,
-    /// Refused, with what to do instead: this sink keeps no table of how connections are.
+    /// The table of how connections are, which is made if it is missing. Default: there is none.
     pub connections: Option<ConnectionsTableConfig>,
 }
 

@@ -313,11 +313,11 @@ fn a_database_keeps_a_table_of_statuses_if_a_source_tells_them() {
             .is_none()
     );
     let database = |sink: &str| format!("sink.{sink} = {{ url = \"env:U\", connections = \"c\" }}");
-    for sink in ["postgres", "mysql"] {
-        assert!(with(&database(sink), "").unwrap().pipelines["p"].sink.connections_table().is_some());
-    }
     let snowflake = "sink.snowflake = { account = \"a\", user = \"u\", password = \"env:P\", warehouse = \"w\", \
                      database = \"d\", connections = \"c\" }";
+    for sink in [&*database("postgres"), &*database("mysql"), snowflake] {
+        assert!(with(sink, "").unwrap().pipelines["p"].sink.connections_table().is_some());
+    }
     for (sink, more, expected) in [
         (&*sqlite(""), "", "15: pipelines.p.sink.sqlite.connections: is a table's name"),
         (&*sqlite("a b"), "", "is a table's name: 1 to 63 letters, digits and `_`"),
@@ -329,8 +329,7 @@ fn a_database_keeps_a_table_of_statuses_if_a_source_tells_them() {
             "pipelines.p.types: leaves out every event that tells a status",
         ),
         (&*sqlite("c"), "sources = [\"other\"]", "needs a source of the pipeline that tells statuses"),
-        (&*database("mongodb"), "", "is for PostgreSQL, MySQL and SQLite"),
-        (snowflake, "", "is for PostgreSQL, MySQL and SQLite"),
+        (&*database("mongodb"), "", "is for PostgreSQL, MySQL, Snowflake and SQLite"),
         ("sink.http = { url = \"env:U\", connections = \"c\" }", "", "unknown field `connections`"),
     ] {
         let text = with(sink, more).unwrap_err().to_string();

@@ -1,5 +1,5 @@
-//! What a batch changes in the user's own tables: its rows as JSON, as [`stage`](super::stage) has them of events,
-//! and the steps of its block.
+//! What a batch changes besides events and entities: rows as JSON, as [`stage`](super::stage) has them of events, and
+//! the steps of its block. Here for the user's own tables.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,13 +21,13 @@ use crate::sink::mapping::value::Value;
 use crate::sink::mapping::{self, Changes, Mapped, Step};
 use crate::sink::rows::Row;
 
-/// What a batch changes in the user's tables.
+/// What a batch changes in the user's tables, and in that of connections' statuses.
 #[derive(Default)]
 pub(super) struct Planned<'t> {
     /// Rows for `hookline_mapped`.
-    pub(super) staged: Vec<String>,
+    pub(super) staged: Arrays,
     pub(super) steps: Vec<String>,
-    /// The tables that are changed.
+    /// The user's tables that are changed.
     names: BTreeSet<&'t str>,
 }
 
@@ -77,7 +77,6 @@ fn plan<'t>(
     all: &[Changes<'_>],
 ) -> Result<Planned<'t>, SinkError> {
     let mut planned = Planned::default();
-    let mut staged = Arrays::default();
     // Two parts for each step: rows, and marks.
     for (part, (step, n)) in (0..).step_by(2).zip(mapping::steps(tables)) {
         let (Some(table), Some(prepared), Some(changes)) = (tables.get(n), prepared.get(n), all.get(n))
@@ -99,22 +98,22 @@ fn plan<'t>(
         };
         for (part, statement, columns, rows) in parts.into_iter().filter(|(.., rows)| !rows.is_empty()) {
             for row in rows {
-                stage(&mut staged, table, part, &columns, row)?;
+                stage(&mut planned.staged, table, part, &columns, row)?;
             }
             planned.steps.push(statement);
             planned.names.insert(&table.name);
         }
     }
-    planned.staged = staged.texts();
     Ok(planned)
 }
 
 /// A row of `hookline_mapped`.
 #[derive(Serialize)]
-struct StagedRow<'a> {
-    part: u32,
-    /// By [`key`]; none where the value is null.
-    content: BTreeMap<String, Cow<'a, str>>,
+pub(super) struct StagedRow<C> {
+    /// Which step of the block it is for.
+    pub(super) part: u32,
+    /// Values by name; none where one is null.
+    pub(super) content: C,
 }
 
 fn stage(
@@ -124,7 +123,7 @@ fn stage(
     columns: &[usize],
     row: &Mapped<'_>,
 ) -> Result<(), SinkError> {
-    let mut content = BTreeMap::new();
+    let mut content: BTreeMap<String, Cow<'_, str>> = BTreeMap::new();
     for n in columns {
         let value = row.values.get(*n).unwrap_or(&Value::Null);
         if *value != Value::Null {
@@ -388,7 +387,7 @@ columns.EVENT = { from = "id" }
         let tables = tables();
         let planned = planned(&tables, &rows).unwrap();
         golden("mapped_steps.sql", &planned.steps.join(";\n"));
-        golden("mapped_rows.json", &planned.staged.join("\n"));
+        golden("mapped_rows.json", &planned.staged.texts().join("\n"));
         let look_up = find_rows("\"TAKEN\"", "\"PUBLIC\".\"OTHERS\"", "\"CODE\"", "NUMBER(9, 0)");
         golden("look_up.sql", &look_up);
     }

@@ -14,9 +14,11 @@ use snowflake_connector_rs::{
 use tokio::time::timeout;
 use url::Url;
 
-use super::statements::{self, quoted};
+use super::statements::{self, quoted, text};
+use super::statuses;
 use super::tables::{self, Prepared};
 use crate::sink::mapping::table::{self, Table};
+use crate::sink::statuses::StatusTable;
 use crate::sink::{Context, SinkError, rows};
 
 /// For a connection and the log-in.
@@ -39,6 +41,7 @@ pub(super) struct Server {
     pub(super) pipeline: String,
     /// The user's own.
     pub(super) tables: Vec<Table>,
+    pub(super) statuses: Option<StatusTable>,
 }
 
 /// A session; requests come one after the other. Snowflake ends it by itself.
@@ -56,6 +59,8 @@ pub(super) enum Ended {
     Fenced,
     /// An event of the batch was there already: nothing was done.
     Occupied,
+    /// A connection's status is not the one that was read: nothing was done.
+    Overtaken,
 }
 
 impl Session {
@@ -81,6 +86,7 @@ impl Session {
             Ok(_) => Ok(Ended::Committed),
             Err(error) if raised(&error, statements::FENCED) => Ok(Ended::Fenced),
             Err(error) if raised(&error, statements::OCCUPIED) => Ok(Ended::Occupied),
+            Err(error) if raised(&error, statements::OVERTAKEN) => Ok(Ended::Overtaken),
             Err(error) => Err(server.failed(&error)),
         }
     }
@@ -138,6 +144,7 @@ impl Server {
             statement_timeout,
             pipeline: context.pipeline.clone(),
             tables: table::all(&context.tables),
+            statuses: config.connections.as_ref().map(StatusTable::new),
         })
     }
 
@@ -175,8 +182,9 @@ impl Server {
         }
         self.migrate(session).await?;
         session.run(self, statements::CREATE_BATCH).await?;
-        if !self.tables.is_empty() {
-            session.prepared = tables::prepare(session, self).await?;
+        session.prepared = tables::prepare(session, self).await?;
+        statuses::make(session, self).await?;
+        if !self.tables.is_empty() || self.statuses.is_some() {
             session.run(self, statements::CREATE_MAPPED).await?;
         }
         Ok(())
@@ -206,15 +214,23 @@ impl Server {
 
     /// The version of the tables; 0 where there are none.
     async fn version(&self, session: &mut Session) -> Result<i64, SinkError> {
-        let exists = "SELECT COUNT(*) FROM information_schema.tables \
-                      WHERE table_schema = CURRENT_SCHEMA() AND table_name = 'HOOKLINE_SCHEMA'";
-        if self.number(session, exists).await? == 0 {
+        if !self.has_table(session, "HOOKLINE_SCHEMA").await? {
             return Ok(0);
         }
         self.number(session, "SELECT COALESCE(MAX(version), 0) FROM hookline_schema").await
     }
 
-    async fn number(&self, session: &mut Session, sql: &'static str) -> Result<i64, SinkError> {
+    /// Whether the schema has a table of this name.
+    pub(super) async fn has_table(&self, session: &mut Session, name: &str) -> Result<bool, SinkError> {
+        let sql = format!(
+            "SELECT COUNT(*) FROM information_schema.tables \
+             WHERE table_schema = CURRENT_SCHEMA() AND table_name = {}",
+            text(name)
+        );
+        Ok(self.number(session, sql).await? > 0)
+    }
+
+    async fn number(&self, session: &mut Session, sql: impl IntoStatement) -> Result<i64, SinkError> {
         let found = session.run(self, sql).await?;
         match found.first().map(DynamicRow::values) {
             Some([CellValue::Integer(number)]) => i64::try_from(*number).map_err(|_| self.other_tables()),
@@ -247,9 +263,9 @@ fn credentials(config: &SnowflakeSinkConfig) -> AuthConfig {
     })
 }
 
-/// A migration's statements, without its comments.
-fn statements_of(migration: &'static str) -> impl Iterator<Item = String> {
-    let sql: Vec<&str> = migration.lines().filter(|line| !line.starts_with("--")).collect();
+/// A file's statements, without its comments.
+pub(super) fn statements_of(file: &str) -> impl Iterator<Item = String> + use<> {
+    let sql: Vec<&str> = file.lines().filter(|line| !line.starts_with("--")).collect();
     let statements: Vec<String> = sql.join("\n").split(';').map(|sql| sql.trim().to_owned()).collect();
     statements.into_iter().filter(|sql| !sql.is_empty())
 }

@@ -11,6 +11,8 @@ use crate::sink::{Batch, Context, SinkError};
 pub(super) const FENCED: &str = "HOOKLINE_FENCED";
 /// What a block raises when not every event of the batch was new.
 pub(super) const OCCUPIED: &str = "HOOKLINE_OCCUPIED";
+/// What a block raises when a connection's status is not the one that was read before.
+pub(super) const OVERTAKEN: &str = "HOOKLINE_OVERTAKEN";
 
 /// Where a batch's rows wait for the block that merges them. It goes with its session.
 pub(super) const CREATE_BATCH: &str = "CREATE OR REPLACE TEMPORARY TABLE hookline_batch (\
@@ -29,7 +31,7 @@ const STAGED: &str = "INTO hookline_batch (effect_offset, effect_ordinal, source
     value:traceparent::VARCHAR, TO_BINARY(value:body::VARCHAR, 'BASE64'), value:is_last::BOOLEAN \
     FROM TABLE(FLATTEN(INPUT => PARSE_JSON(?)))";
 
-/// Where the rows of the user's tables wait, each with the part of the block that it is for, and its values as texts.
+/// Where the rows of the user's tables and of connections' statuses wait, each with the part of the block that it is for, and its values as texts.
 pub(super) const CREATE_MAPPED: &str = "CREATE OR REPLACE TEMPORARY TABLE hookline_mapped (\
     part NUMBER(10, 0) NOT NULL, content VARIANT NOT NULL)";
 
@@ -58,8 +60,8 @@ pub(super) fn stage_mapped(is_first: bool) -> String {
     format!("INSERT {}{STAGED_MAPPED}", if is_first { "OVERWRITE " } else { "" })
 }
 
-/// Moves the fence, first of all, merges what is in `hookline_batch`, and changes the user's tables.
-pub(super) fn deliver(batch: &Batch<'_>, rows: &[Row<'_>], mapped: &[String]) -> Result<String, SinkError> {
+/// Moves the fence, first of all, merges what is in `hookline_batch`, and does what is `more` to do.
+pub(super) fn deliver(batch: &Batch<'_>, rows: &[Row<'_>], more: &[String]) -> Result<String, SinkError> {
     let partition = batch.partition;
     let mut steps = vec![move_fence(batch)?, raise_if("SQLROWCOUNT = 0", FENCED)];
     if let Some(first) = rows.first() {
@@ -69,7 +71,7 @@ pub(super) fn deliver(batch: &Batch<'_>, rows: &[Row<'_>], mapped: &[String]) ->
     if rows.iter().any(|row| row.event.entity.is_some()) {
         steps.push(MERGE_ENTITIES.replace("{partition}", &partition.to_string()));
     }
-    steps.extend_from_slice(mapped);
+    steps.extend_from_slice(more);
     Ok(block(&steps))
 }
 
@@ -167,7 +169,7 @@ fn is_foreign(context: &Context) -> String {
 }
 
 /// Raises an exception when a count of the step before is so.
-fn raise_if(count: &str, exception: &str) -> String {
+pub(super) fn raise_if(count: &str, exception: &str) -> String {
     format!("IF ({count}) THEN\n  RAISE {exception};\nEND IF")
 }
 
@@ -179,6 +181,7 @@ fn block(steps: &[String]) -> String {
 DECLARE
   {FENCED} EXCEPTION (-20001, '{FENCED}');
   {OCCUPIED} EXCEPTION (-20002, '{OCCUPIED}');
+  {OVERTAKEN} EXCEPTION (-20003, '{OVERTAKEN}');
 BEGIN
   BEGIN TRANSACTION;
 {steps}  COMMIT;
