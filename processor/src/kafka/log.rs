@@ -54,6 +54,8 @@ impl Clients {
             .set("fetch.wait.max.ms", "100")
             .set("fetch.message.max.bytes", "1048576")
             .set("queued.min.messages", "20000")
+            // A partition whose queue was full is left alone so long; a lane takes half a second for all of it.
+            .set("fetch.queue.backoff.ms", "10")
             .set("queued.max.messages.kbytes", "32768");
         let mut controls =
             shared::kafka::log_producer(&context.config, &context.client_id, context.log_record_bytes_max);
