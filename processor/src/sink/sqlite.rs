@@ -7,7 +7,7 @@ mod statuses;
 mod tables;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -282,7 +282,11 @@ fn check_owner(connection: &Connection, path: &Path, context: &Context) -> Resul
     }
 }
 
+/// Lanes open their connections one after the other: SQLite does not wait for a lock to begin a write-ahead log.
+static OPENING: Mutex<()> = Mutex::new(());
+
 fn connect(path: &Path) -> Result<Connection, SinkError> {
+    let _opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
     let failed = |e: rusqlite::Error| rows::not_by_data(failed(path, &e));
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -1,5 +1,5 @@
-//! Entities in packed blocks of one sled tree: what changed is added as a block; when more was added than the entities
-//! themselves take, they are written anew.
+//! Entities in packed blocks of one sled tree: what changed is added as a block; when twice as much was added as the
+//! entities themselves take, they are written anew.
 //!
 //! Entities are divided into segments by their keys, each written anew by itself, so that no write is long. A block's
 //! key is its segment, the offset of the mark with which it was written, and its number among those; its value is
