@@ -25,12 +25,20 @@ pub(crate) fn child(name: &str) -> Option<u32> {
 
 /// All running children of this process that bear this name.
 pub(crate) fn children(name: &str) -> Vec<u32> {
-    let own = std::process::id().to_string();
-    let is_one = |pid: &u32| {
-        stat(*pid).is_some_and(|(command, fields)| command == name && fields[0] != "Z" && fields[1] == own)
-    };
+    let running =
+        |(pid, command, state): (u32, String, String)| (command == name && state != "Z").then_some(pid);
+    children_of(std::process::id()).filter_map(running).collect()
+}
+
+/// A process's children: id, name, state.
+fn children_of(parent: u32) -> impl Iterator<Item = (u32, String, String)> {
+    let parent = parent.to_string();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_one).collect()
+    entries.filter_map(move |entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let (command, fields) = stat(pid)?;
+        (fields[1] == parent).then(|| (pid, command, fields[0].clone()))
+    })
 }
 
 impl Usage {
@@ -55,12 +63,7 @@ impl Usage {
 
     /// Of the process and its children together; the most memory is the sum of each one's.
     pub(crate) fn of_family(pid: u32) -> Option<Self> {
-        let parent = pid.to_string();
-        let children = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| {
-            let child: u32 = entry.file_name().to_str()?.parse().ok()?;
-            let (_, fields) = stat(child)?;
-            (fields[1] == parent).then(|| Self::of(child))?
-        });
+        let children = children_of(pid).filter_map(|(child, ..)| Self::of(child));
         let own = Self::of(pid)?;
         Some(children.fold(own, |all, child| Self {
             resident_bytes: all.resident_bytes + child.resident_bytes,

@@ -1,5 +1,5 @@
-//! What `tests/run faults` and `e2e` do to the program from inside: places at which it dies, as `kill -9` does, and a fold that
-//! passes for a later one.
+//! What `tests/run faults` and `e2e` do to the program from inside: places at which it dies, as `kill -9` does, and a
+//! fold that passes for a later one.
 //!
 //! Without the cargo feature `failpoints`, nothing of this is in the program. With it, the environment names one place,
 //! and which passing of it is the last: `HOOKLINE_FAILPOINT=offsets-sent:3`; and by how much the fold's version is

@@ -25,11 +25,11 @@ use processor::sink::{Context, SinkError};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use serde_json::{Value, json};
 use shared::config::{ConnectionStatus, ConnectionsSinkConfig, KafkaConfig, SinkConfig};
-use shared::event::Event;
 
+use sink_contract::statuses::tells;
 use sink_contract::{
-    Owner, Place, StoredEntity, StoredEvent, Tamper, context, effect, epoch, event, fence_promises, halted,
-    ids, retried, simple,
+    Owner, Place, StoredEntity, StoredEvent, Tamper, context, epoch, fence_promises, halted, ids, retried,
+    simple,
 };
 
 fence_promises!(Topic::new());
@@ -156,17 +156,6 @@ impl Place for Topic {
     fn refuse_bad(&self) {
         unreachable!("a topic refuses nothing")
     }
-}
-
-/// An event of a connection.
-fn tells(offset: i64, connection: &str, kind: &str, body: &str) -> processor::fold::Effect {
-    let event = Event {
-        connection: connection.into(),
-        kind: kind.into(),
-        time: format!("2026-03-01T12:00:{offset:02}Z"),
-        ..event(&format!("e{offset}"), Some("connection"))
-    };
-    effect(offset, 0, &event, body.as_bytes())
 }
 
 #[test]

@@ -26,58 +26,49 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
 }
 
+/// The sources in Rust: name and text.
 fn sources() -> Vec<(String, String)> {
+    let found = files(&["shared", "ingest", "processor", "deploy", "tests", "benches"], &[".rs"]);
+    assert!(found.len() > 50, "the sources were not found");
+    found
+}
+
+/// Files below some directories whose names have one of these ends.
+fn files(dirs: &[&str], ends: &[&str]) -> Vec<(String, String)> {
     let mut found = Vec::new();
-    let mut dirs: Vec<PathBuf> = ["shared", "ingest", "processor", "deploy", "tests", "benches"]
-        .iter()
-        .map(|d| root().join(d))
-        .collect();
+    let mut dirs: Vec<PathBuf> = dirs.iter().map(|dir| root().join(dir)).collect();
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             if path.is_dir() && name != "target" && name != "node_modules" {
                 dirs.push(path);
-            } else if name.ends_with(".rs") {
+            } else if ends.iter().any(|end| name.ends_with(end)) {
                 let text = fs::read_to_string(&path).unwrap();
                 found.push((path.strip_prefix(root()).unwrap().display().to_string(), text));
             }
         }
     }
-    assert!(found.len() > 50, "the sources were not found");
     found
+}
+
+fn says_what_it_is_for(opening: &str, (name, text): (String, String)) {
+    assert!(text.starts_with(opening), "{name} does not open with {opening}and what it is for");
+    let lines = text.lines().count();
+    assert!(lines <= LINES_MAX, "{name} has {lines} lines, above {LINES_MAX}: it is two files");
 }
 
 #[test]
 fn every_file_says_what_it_is_for_and_can_be_read_at_a_sitting() {
-    for (name, text) in sources() {
-        assert!(text.starts_with("//! "), "{name} does not open with //! and what it is for");
-        let lines = text.lines().count();
-        assert!(lines <= LINES_MAX, "{name} has {lines} lines, above {LINES_MAX}: it is two files");
-    }
+    sources().into_iter().for_each(|file| says_what_it_is_for("//! ", file));
 }
 
 /// Hookline's peers are programs in other languages, which have no other way to say what a file is for than a comment.
 #[test]
 fn so_does_every_file_in_another_language() {
-    let mut seen = 0;
-    let mut dirs = vec![root().join("benches/peers")];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.display().to_string();
-            if path.is_dir() && !name.ends_with("node_modules") {
-                dirs.push(path);
-            } else if [".java", ".go", ".js"].iter().any(|end| name.ends_with(end)) {
-                let text = fs::read_to_string(&path).unwrap();
-                assert!(text.starts_with("//"), "{name} does not open with what it is for");
-                let lines = text.lines().count();
-                assert!(lines <= LINES_MAX, "{name} has {lines} lines, above {LINES_MAX}: it is two files");
-                seen += 1;
-            }
-        }
-    }
-    assert!(seen >= 6, "only {seen} files were found");
+    let files = files(&["benches/peers"], &[".java", ".go", ".js"]);
+    assert!(files.len() >= 6, "only {} files were found", files.len());
+    files.into_iter().for_each(|file| says_what_it_is_for("//", file));
 }
 
 #[test]

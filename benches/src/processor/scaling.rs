@@ -171,13 +171,8 @@ impl Wanted {
         let mut processor = ProcessorOptions {
             events: self.events(options),
             entities: ENTITIES,
-            partitions: PARTITIONS,
             lanes: LANES,
-            sink: Sink::Kafka,
-            body: BODY_BYTES,
-            runs: 1,
-            peer: None,
-            all_settings: false,
+            ..ProcessorOptions::of_one_run(Sink::Kafka, PARTITIONS, BODY_BYTES)
         };
         match self.dimension {
             Dimension::Entities => processor.entities = number,

@@ -158,7 +158,6 @@ pub fn list(config: &Config, topic: &str, filter: &Filter) -> Result<Vec<Listed>
         .collect())
 }
 
-/// When the last event was, if its time is one.
 /// How far each connection's lists are polled; none where nothing is polled.
 fn polls(config: &Config, reader: &Reader) -> Result<Lists, ListError> {
     let mut found = Lists::new();

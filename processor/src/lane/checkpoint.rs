@@ -184,7 +184,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let record = JournalRecord { epoch, instance, previous: mark.digest, entry };
         let encoded = record.encode().map_err(|e| Trouble::Stuck(partition, e.into()))?;
         self.journal.write(partition, &encoded)?;
-        let Entry::Checkpoint { delta, .. } = record.entry else { return Ok(None) };
+        let Entry::Checkpoint { delta, .. } = record.entry else { unreachable!("it was made a checkpoint") };
         Ok(Some(Prepared { partition, delta, epoch, record: encoded }))
     }
 

@@ -134,7 +134,7 @@ fn statuses(place: &impl Relational) -> Vec<String> {
 }
 
 /// An event of a connection, in the second of its offset.
-fn tells(offset: i64, connection: &str, kind: &str, body: &str) -> Effect {
+pub(crate) fn tells(offset: i64, connection: &str, kind: &str, body: &str) -> Effect {
     at(offset, offset, connection, kind, body)
 }
 

@@ -2,6 +2,8 @@
 //!
 //! The numbers of rows are powers of two, so that a few prepared statements serve every batch.
 
+use std::iter;
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use mysql_async::prelude::Queryable as _;
@@ -78,16 +80,13 @@ pub(super) async fn entities(
     rows: &[Row<'_>],
 ) -> Result<(), SinkError> {
     let last = rows::last_of_entities(rows);
-    let mut rest = last.as_slice();
-    while !rest.is_empty() {
-        let (now, later) = rest.split_at(power_of_two(rest.len()));
+    for now in portions(&last, ROWS_MAX) {
         let (before, after) = UPSERT_ENTITIES;
         let sql = format!("{before}{}{after}", vec![LAST; now.len()].join(" UNION ALL "));
         let values = now.iter().flat_map(|row| -> [Value; 4] {
             [entity_digest(row).into(), partition.into(), row.position.offset.into(), row.ordinal.into()]
         });
         conn.exec_drop(sql, values.collect::<Vec<_>>()).await.map_err(|e| server.failed(&e))?;
-        rest = later;
     }
     Ok(())
 }
@@ -100,6 +99,15 @@ fn chunk(rows: &[Row<'_>], packet_bytes_max: usize) -> usize {
         bytes <= packet_bytes_max
     });
     power_of_two(fitting.count())
+}
+
+/// Rows in portions of powers of two, each of `max` at most.
+pub(super) fn portions<T>(mut rows: &[T], max: usize) -> impl Iterator<Item = &[T]> {
+    iter::from_fn(move || {
+        let (now, later) = rows.split_at(power_of_two(rows.len().min(max)));
+        rows = later;
+        (!now.is_empty()).then_some(now)
+    })
 }
 
 /// The largest power of two up to a number of rows; 0 for 0.

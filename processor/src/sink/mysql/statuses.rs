@@ -7,7 +7,7 @@ use mysql_async::{Conn, Row, Value};
 use shared::event::{encode_source, sha256_hex};
 
 use super::connect::Server;
-use super::insert::power_of_two;
+use super::insert::portions;
 use crate::sink::SinkError;
 use crate::sink::statuses::{self, StoredStanding, Tells};
 
@@ -51,22 +51,16 @@ pub(super) async fn apply(
     told: Vec<Tells<'_>>,
 ) -> Result<(), SinkError> {
     let Some(table) = &server.statuses else { return Ok(()) };
-    let connections = statuses::connections(&told);
-    let (mut before, mut rest) = (Vec::new(), connections.as_slice());
-    while !rest.is_empty() {
-        let (now, later) = rest.split_at(power_of_two(rest.len().min(ROWS_MAX)));
+    let mut before = Vec::new();
+    for now in portions(&statuses::connections(&told), ROWS_MAX) {
         before.extend(read(conn, server, &table.name, now).await?);
-        rest = later;
     }
     let after = statuses::after(&table.name, &server.to_string(), told, before, partition)?;
-    let mut rest = after.as_slice();
-    while !rest.is_empty() {
-        let (now, later) = rest.split_at(power_of_two(rest.len().min(ROWS_MAX)));
+    for now in portions(&after, ROWS_MAX) {
         let (insert, update) = WRITE;
         let text = format!("{}{}{update}", sql(insert, &table.name), vec![ROW; now.len()].join(", "));
         let values: Vec<Value> = now.iter().flat_map(values).collect();
         conn.exec_drop(text, values).await.map_err(|e| server.failed(&e))?;
-        rest = later;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use mysql_async::{Conn, Row, Value as Param};
 use shared::config::{ColumnType, OnDelete};
 
 use super::connect::Server;
-use super::insert::power_of_two;
+use super::insert::{portions, power_of_two};
 use crate::sink::mapping::check::{self, FoundColumn, FoundTable};
 use crate::sink::mapping::look_up::{self, Answer, Asked};
 use crate::sink::mapping::table::Table;
@@ -279,9 +279,7 @@ impl Run<'_> {
             quoted(&lookup.matching)
         );
         let all: Vec<(usize, &Value<'_>)> = asked.values.iter().enumerate().collect();
-        let mut rest = all.as_slice();
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at(power_of_two(rest.len().min(CONDITIONS_MAX)));
+        for now in portions(&all, CONDITIONS_MAX) {
             let sql = vec![one.as_str(); now.len()].join(" UNION ALL ");
             let mut values = Vec::with_capacity(2 * now.len());
             for (n, value) in now {
@@ -299,7 +297,6 @@ impl Run<'_> {
                     _ => Answer::Several,
                 };
             }
-            rest = later;
         }
         Ok(answers)
     }

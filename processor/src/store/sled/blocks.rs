@@ -79,7 +79,7 @@ impl Blocks {
                 continue;
             }
             if size.added <= ADDED_BYTES_MIN.max(2 * size.whole) {
-                size.added += add(&self.tree, segment, offset, &changed)?;
+                size.added += add(&self.tree, segment, offset, changed)?;
                 continue;
             }
             let mut whole = HashMap::new();
@@ -90,7 +90,7 @@ impl Blocks {
                 older.push(key);
             }
             whole.extend(changed);
-            let written = add(&self.tree, segment, offset, &whole.into_iter().collect::<Vec<_>>())?;
+            let written = add(&self.tree, segment, offset, whole)?;
             *size = Size { whole: written, added: 0 };
             for key in older.iter().filter(|key| ***key < key_of(segment, offset, 0)[..]) {
                 self.tree.remove(key)?;
@@ -101,11 +101,17 @@ impl Blocks {
 }
 
 /// Writes blocks; returns how many bytes they are.
-fn add(tree: &Tree, segment: u8, offset: i64, entities: &[(EntityKey, Entity)]) -> Result<usize, StoreError> {
+fn add(
+    tree: &Tree,
+    segment: u8,
+    offset: i64,
+    entities: impl IntoIterator<Item = (EntityKey, Entity)>,
+) -> Result<usize, StoreError> {
     let (mut block, mut number, mut written) = (Vec::new(), 0, 0);
-    for (n, pair) in entities.iter().enumerate() {
-        block = postcard::to_extend(pair, block)?;
-        if block.len() >= BLOCK_BYTES || n + 1 == entities.len() {
+    let mut entities = entities.into_iter().peekable();
+    while let Some(pair) = entities.next() {
+        block = postcard::to_extend(&pair, block)?;
+        if block.len() >= BLOCK_BYTES || entities.peek().is_none() {
             written += block.len();
             tree.insert(key_of(segment, offset, number), std::mem::take(&mut block))?;
             number += 1;
