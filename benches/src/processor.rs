@@ -64,6 +64,9 @@ pub(crate) struct Options {
     /// The processor's lanes.
     #[arg(long, default_value_t = 2)]
     lanes: u32,
+    /// The processor's `checkpoint.interval`, such as 20ms; its default where left out.
+    #[arg(long)]
+    checkpoint_interval: Option<String>,
     /// Where the events go.
     #[arg(long, value_enum, default_value_t = Sink::Kafka)]
     sink: Sink,
@@ -89,6 +92,7 @@ impl Options {
             entities: 10_000,
             partitions,
             lanes: 2,
+            checkpoint_interval: None,
             sink,
             body,
             runs: 1,
@@ -247,8 +251,10 @@ impl Pipeline {
             OutcomeAt::Postgres(_) => format!("sink.postgres = {{ url = \"env:{URL_ENV}\" }}"),
             OutcomeAt::Sqlite(path) => format!("sink.sqlite = {{ path = \"{}\" }}", path.display()),
         };
+        let interval = |interval| format!("checkpoint.interval = \"{interval}\"\n");
+        let checkpoint = options.checkpoint_interval.as_ref().map(interval).unwrap_or_default();
         format!(
-            "[pipelines.{}]\nstate_dir = \"{}\"\ninstance = \"bench\"\nlanes = {}\nadmin_listen = \"{}\"\n{sink}\n",
+            "[pipelines.{}]\nstate_dir = \"{}\"\ninstance = \"bench\"\nlanes = {}\nadmin_listen = \"{}\"\n{checkpoint}{sink}\n",
             self.name,
             self.config.with_extension("state").display(),
             options.lanes,

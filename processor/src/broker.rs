@@ -1,5 +1,5 @@
-//! What a lane needs of Kafka, as two small traits: the event log that it reads, and the journal's
-//! transactions that it writes. The shipped implementation is [`crate::kafka`].
+//! What a lane needs of Kafka, as small traits: the event log that it reads, and the journal's transactions that
+//! it writes; and how a transaction ends ([`conclude`]). The shipped implementation is [`crate::kafka`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,8 +7,10 @@ use std::time::Duration;
 use shared::poll::PollRequest;
 
 use crate::control::Control;
+use crate::failpoint::{self, Point};
 use crate::fold::{Effect, Record};
 use crate::position::Position;
+use crate::tickets::Held;
 
 /// A request to Kafka failed.
 #[derive(Debug, thiserror::Error)]
@@ -107,19 +109,96 @@ pub struct Commit {
     pub lineage: u64,
 }
 
-/// The transactions of one lane: outputs, dead letters, journal records and offsets, all or nothing.
-pub trait Journal: Send {
+/// What makes a transaction final.
+#[derive(Debug)]
+pub struct End<G> {
+    /// Journal records, by partition; at most one of each.
+    pub records: Vec<(i32, Vec<u8>)>,
+    /// Of the same partitions.
+    pub offsets: Vec<Commit>,
+    /// Of the same partitions, and released when the end is known.
+    pub held: Held<G>,
+}
+
+/// A transaction that has ended well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The offsets of the journal records, in their order.
+    pub marks: Vec<i64>,
+    /// How long the commit itself took.
+    pub took: Duration,
+}
+
+/// The calls of which a transaction's end consists. All of them wait.
+pub trait Transaction {
     /// The group's generation, by which Kafka fences members.
     type Generation;
 
-    /// A fresh producer, so that Kafka fences the former one and aborts what it left open. Before the first
-    /// transaction and after every abort, error or slow commit.
+    /// Waits until all that was written is acknowledged; returns partition and offset of each journal record
+    /// since the last call.
+    ///
+    /// # Errors
+    /// The transaction is lost.
+    fn settle(&mut self) -> Result<Vec<(i32, i64)>, BrokerError>;
+
+    /// Writes a journal record, opening a transaction where none is.
+    ///
+    /// # Errors
+    /// The transaction is lost.
+    fn write(&mut self, partition: i32, record: &[u8]) -> Result<(), BrokerError>;
+
+    /// Adds the offsets and commits; returns how long that took.
+    ///
+    /// # Errors
+    /// The transaction is lost, or its outcome is unknown.
+    fn commit(&mut self, offsets: &[Commit], generation: &Self::Generation) -> Result<Duration, BrokerError>;
+}
+
+/// Ends a transaction: what was written so far (outputs, dead letters, chunks) is acknowledged, then the journal's
+/// records are, then the offsets are added, then it is committed. Step P6 of the protocol: in no other order.
+/// `settled` is called after the first of these steps: from then on nothing overtakes what was written.
+///
+/// # Errors
+/// The transaction is lost, or its outcome is unknown.
+pub fn conclude<T: Transaction>(
+    transaction: &mut T,
+    end: &End<T::Generation>,
+    settled: impl FnOnce(),
+) -> Result<Ended, BrokerError> {
+    transaction.settle()?;
+    settled();
+    for (partition, record) in &end.records {
+        transaction.write(*partition, record)?;
+    }
+    let written = transaction.settle()?;
+    let marks = end.records.iter().map(|(partition, _)| acknowledged(&written, *partition));
+    let marks = marks.collect::<Result<Vec<i64>, BrokerError>>()?;
+    failpoint::pass(Point::JournalWritten);
+    let took = transaction.commit(&end.offsets, end.held.generation())?;
+    Ok(Ended { marks, took })
+}
+
+/// The transactions of one lane: outputs, dead letters, journal records and offsets, all or nothing. Two producers
+/// take turns, so that one transaction is written while the one before is concluded.
+pub trait Journal: Send {
+    /// The group's generation, by which Kafka fences members.
+    type Generation: Clone;
+
+    /// Fresh producers, so that Kafka fences the former ones and aborts what they left open. Before the first
+    /// transaction and after every abort or error.
     ///
     /// # Errors
     /// The cluster does not answer.
     fn renew(&mut self) -> Result<(), BrokerError>;
 
-    /// Whether a transaction is open.
+    /// A fresh producer for the one whose transaction has ended, before its next one: after a slow commit. The
+    /// transaction that is being written stays as it is.
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    fn renew_ended(&mut self) -> Result<(), BrokerError>;
+
+    /// Whether a transaction is written, or is being ended.
     fn is_open(&self) -> bool;
 
     /// What the group has committed for a partition.
@@ -127,12 +206,6 @@ pub trait Journal: Send {
     /// # Errors
     /// The cluster does not answer.
     fn committed(&mut self, partition: i32) -> Result<Committed, BrokerError>;
-
-    /// Writes a journal record, opening a transaction where none is.
-    ///
-    /// # Errors
-    /// The transaction is lost.
-    fn write(&mut self, partition: i32, record: &[u8]) -> Result<(), BrokerError>;
 
     /// Writes an applied event to an output topic of a Kafka sink, without its body where that is to delete.
     ///
@@ -152,18 +225,19 @@ pub trait Journal: Send {
     /// The transaction is lost.
     fn dead_letter(&mut self, partition: i32, effect: &Effect, reason: &str) -> Result<(), BrokerError>;
 
-    /// Waits until all that was written is acknowledged; returns partition and offset of each journal record
-    /// since the last call.
+    /// Begins to [`conclude`] the transaction, and does not wait for it. What is written from here on is the next one's:
+    /// the first of it waits until all of this one is acknowledged, for the order in the topics, and it cannot end
+    /// before [`Journal::ended`] has told of this one's end.
     ///
     /// # Errors
-    /// The transaction is lost.
-    fn settle(&mut self) -> Result<Vec<(i32, i64)>, BrokerError>;
+    /// It is not begun; the transaction is lost.
+    fn end(&mut self, end: End<Self::Generation>) -> Result<(), BrokerError>;
 
-    /// Adds the offsets and commits.
+    /// The end of the transaction that is being concluded, if it comes in time.
     ///
     /// # Errors
     /// The transaction is lost, or its outcome is unknown.
-    fn commit(&mut self, offsets: &[Commit], generation: &Self::Generation) -> Result<(), BrokerError>;
+    fn ended(&mut self, wait: Duration) -> Result<Option<Ended>, BrokerError>;
 
     /// Reads the journal of a partition from an offset (or, where that is gone, from its start) up to and
     /// including another one.
@@ -221,10 +295,7 @@ pub trait Journal: Send {
 pub type Refusals = BTreeMap<Position, String>;
 
 /// The offset of a partition's record among those that were acknowledged.
-///
-/// # Errors
-/// It is not there: the record is not known to be in the topic.
-pub fn acknowledged(written: &[(i32, i64)], partition: i32) -> Result<i64, BrokerError> {
+pub(crate) fn acknowledged(written: &[(i32, i64)], partition: i32) -> Result<i64, BrokerError> {
     let found = written.iter().find(|(p, _)| *p == partition).map(|(_, offset)| *offset);
     found.ok_or_else(|| {
         BrokerError::Retry(format!("the record of partition {partition} was not acknowledged"))

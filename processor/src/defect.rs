@@ -64,7 +64,9 @@ pub enum Defect {
     FenceIsHead,
     /// P6: the checkpoint covers what is folded, delivered or not.
     CheckpointFirst,
-    /// P6: after a slow commit the producer is replaced only when the next transaction is under way.
+    /// P6: what is folded while a checkpoint is committed counts as part of it.
+    OverlayCovered,
+    /// P6: after a slow commit the producers are replaced when the next transaction is under way.
     RenewedLate,
     /// P6: after a slow commit the producer is not replaced.
     NotRenewed,

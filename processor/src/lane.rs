@@ -1,6 +1,8 @@
 //! A lane: one thread, some partitions, one transactional producer. It claims, folds, delivers and
 //! checkpoints; each step in a file of its own, in that order.
 //!
+//! While a checkpoint is committed, it goes on to fold and deliver: what is beyond it is the next one's.
+//!
 //! There is one way back from every failure: drop what was folded since the last checkpoint, take a fresh
 //! producer, claim again. A lane never waits for another one and shares nothing with it but the tickets.
 
@@ -37,6 +39,8 @@ const BATCH_RECORDS_MAX: usize = 1_000;
 const DELTA_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long the lane waits for a record when there is nothing else to do.
 const IDLE_WAIT: Duration = Duration::from_millis(50);
+/// The same while a checkpoint is under way, whose end is to be heard of soon.
+const COMMIT_WAIT: Duration = Duration::from_millis(2);
 /// The first and the longest wait before another claim.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
 
@@ -206,6 +210,8 @@ pub struct Lane<L, J: Journal, S: Stores, C> {
     progress: Arc<crate::progress::Progress>,
     health: Health,
     parts: BTreeMap<i32, Part<S::Store>>,
+    /// The checkpoint that is being committed.
+    under_way: Option<checkpoint::UnderWay>,
     /// Kafka would not know the current producer as sound: renew it before the next transaction.
     stale_producer: bool,
     /// There was trouble with Kafka: the log's clients are renewed before the next claim.
@@ -257,6 +263,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             progress,
             health,
             parts: BTreeMap::new(),
+            under_way: None,
             stale_producer: true,
             stale_log: false,
             log_heard: Duration::ZERO,
@@ -299,6 +306,10 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
 
     /// Takes note of an assignment or revocation.
     pub fn obey(&mut self, command: Command) {
+        // A revocation has waited for it: it has ended.
+        if let Err(trouble) = self.await_checkpoint() {
+            self.recover(trouble);
+        }
         match command {
             Command::Assign(partition, ticket) => {
                 // The same partition again, after a loss: the memory of the former assignment is not kept,
@@ -358,6 +369,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             self.renew_if_stale()?;
             self.recovered();
         }
+        self.hear_of_checkpoint(Duration::ZERO)?;
         if self.clock.now() >= self.retry_at && self.parts.values().any(|part| self.wants_claim(part)) {
             self.claim()?;
         }
@@ -368,9 +380,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         if self.batch_records > 0 {
             failpoint::pass(Point::Folded);
         }
-        if planted(Defect::CheckpointFirst) && self.checkpoint_is_due() {
-            self.checkpoint()?;
-        }
+        self.hear_of_checkpoint(Duration::ZERO)?;
         if !self.config.batch.waits {
             self.deliver()?;
         }
@@ -384,6 +394,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     /// Folds what comes, up to a batch.
     fn fold(&mut self) -> Result<(), Trouble> {
         let mut wait = match self.batch_since {
+            _ if self.under_way.is_some() => COMMIT_WAIT,
             None => IDLE_WAIT,
             Some(since) => {
                 (since + self.config.checkpoint_interval).saturating_sub(self.clock.now()).min(IDLE_WAIT)
@@ -469,6 +480,10 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     /// The one way back: what was folded since the last checkpoint is dropped, the producer is replaced, and
     /// the partitions are claimed again after a while.
     fn recover(&mut self, trouble: Trouble) {
+        // What is final by then need not be done again. A second trouble has the same remedy as the first.
+        if let Err(also) = self.await_checkpoint() {
+            tracing::debug!(error = %also, "the checkpoint under way is lost, too");
+        }
         let text = trouble.to_string();
         let (reason, not_ready) = match &trouble {
             Trouble::Broker(error) => ("kafka", Some(("kafka".to_owned(), error.to_string()))),
@@ -543,7 +558,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     /// SIGTERM: a last checkpoint, and the local state on the disk.
     fn finish(mut self) {
         if self.is_running()
-            && let Err(error) = self.deliver().and_then(|()| self.checkpoint())
+            && let Err(error) = self.checkpoint().and_then(|()| self.await_checkpoint())
         {
             tracing::warn!(%error, "no last checkpoint; the next start goes on from the one before");
         }

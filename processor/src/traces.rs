@@ -76,13 +76,15 @@ pub struct Traces {
     names: Names,
     pending: Vec<Pending>,
     delivered: Vec<Delivered>,
+    /// How many of both the checkpoint under way makes final.
+    sealed: (usize, usize),
 }
 
 impl Traces {
     /// Nothing to tell yet.
     #[must_use]
     pub fn new(names: Names) -> Self {
-        Self { names, pending: Vec::new(), delivered: Vec::new() }
+        Self { names, pending: Vec::new(), delivered: Vec::new(), sealed: (0, 0) }
     }
 
     /// A record was decided, with these effects; events that were held are stale by it.
@@ -151,10 +153,17 @@ impl Traces {
         }
     }
 
-    /// The checkpoint is final: all is told.
+    /// A checkpoint begins, of all so far.
+    pub fn seal(&mut self) {
+        self.sealed = (self.pending.len(), self.delivered.len());
+    }
+
+    /// The checkpoint is final: all that it covers is told.
     pub fn tell(&mut self, now_ms: i64) {
-        let delivered = std::mem::take(&mut self.delivered);
-        for pending in std::mem::take(&mut self.pending) {
+        let (pending, delivered) = std::mem::take(&mut self.sealed);
+        let delivered: Vec<Delivered> = self.delivered.drain(..delivered).collect();
+        let pending: Vec<Pending> = self.pending.drain(..pending).collect();
+        for pending in pending {
             self.tell_one(&pending, &delivered, now_ms);
         }
     }
@@ -163,6 +172,7 @@ impl Traces {
     /// taken: it is not delivered a second time.
     pub fn forget(&mut self) {
         self.pending.clear();
+        self.sealed = (0, 0);
     }
 
     fn tell_one(&self, pending: &Pending, delivered: &[Delivered], now_ms: i64) {

@@ -181,7 +181,7 @@ pub fn transactional_producer(
     c.set("transactional.id", transactional_id)
         .set("transaction.timeout.ms", "15000")
         .set("message.timeout.ms", "10000")
-        .set("linger.ms", "2")
+        .set("linger.ms", "5")
         .set("compression.type", "lz4")
         .set("queue.buffering.max.messages", "500000")
         .set("queue.buffering.max.kbytes", "262144");

@@ -35,6 +35,9 @@ pub(crate) struct Options {
     /// Where the events go; each is measured for itself.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Sink::Kafka, Sink::Postgres])]
     sinks: Vec<Sink>,
+    /// The processor's `checkpoint.interval`, such as 20ms; its default where left out.
+    #[arg(long)]
+    checkpoint_interval: Option<String>,
     /// Counted seconds of a run.
     #[arg(long, default_value_t = 30)]
     seconds: u32,
@@ -120,7 +123,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
 impl Bench<'_> {
     fn run(&self, n: u32, sink: Sink, rate: u32) -> anyhow::Result<Run> {
         let log = format!("hookline.events.{n}");
-        let all = super::Options::of_one_run(sink, PARTITIONS, BODY_BYTES);
+        let all = super::Options {
+            checkpoint_interval: self.options.checkpoint_interval.clone(),
+            ..super::Options::of_one_run(sink, PARTITIONS, BODY_BYTES)
+        };
         let pipeline = Pipeline::new(n, &all, self.scratch.path(), self.postgres.as_ref());
         let (listen, admin) = (ports::free_address(), ports::free_address());
         let text = broker::config_of(&self.kafka, &log, PARTITIONS)

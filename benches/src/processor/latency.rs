@@ -44,6 +44,9 @@ pub(crate) struct Options {
     /// Where the events go: postgres or kafka.
     #[arg(long, value_enum, default_value_t = Sink::Postgres)]
     sink: Sink,
+    /// The processor's `checkpoint.interval`, such as 20ms; its default where left out.
+    #[arg(long)]
+    checkpoint_interval: Option<String>,
     /// Partitions of the log.
     #[arg(long, default_value_t = 8)]
     partitions: u32,
@@ -67,6 +70,7 @@ pub(crate) struct Figures {
     name: &'static str,
     sink: Sink,
     rate: u32,
+    checkpoint_interval: Option<String>,
     partitions: u32,
     body_bytes: usize,
     hookline: Side,
@@ -151,6 +155,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
         name: if options.peer.is_some() { "latency-peer" } else { "latency" },
         sink: options.sink,
         rate: options.rate,
+        checkpoint_interval: options.checkpoint_interval.clone(),
         partitions: options.partitions,
         body_bytes: options.body,
         hookline,
@@ -166,7 +171,10 @@ fn of_hookline(
     scratch: &Path,
 ) -> anyhow::Result<Run> {
     let log = format!("hookline.events.{n}");
-    let all = super::Options::of_one_run(options.sink, options.partitions, options.body);
+    let all = super::Options {
+        checkpoint_interval: options.checkpoint_interval.clone(),
+        ..super::Options::of_one_run(options.sink, options.partitions, options.body)
+    };
     let pipeline = Pipeline::new(n, &all, scratch, postgres);
     let text =
         broker::config_of(kafka, &log, options.partitions) + &source_config("24h") + &pipeline.table(&all);

@@ -1,5 +1,6 @@
 //! The state of one partition: what was final at the last checkpoint, and an overlay of what was decided
-//! since. Dropping the overlay takes everything back to the checkpoint; taking it gives the checkpoint's delta.
+//! since. Dropping the overlay takes everything back to the checkpoint; sealing it gives the next checkpoint's delta,
+//! and another overlay takes what is decided until that one is final.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -132,6 +133,8 @@ pub struct State {
     /// Gaps of `entities` by deadline: derived, for whoever watches the clock.
     gaps: BTreeSet<(i64, EntityKey)>,
     base: Head,
+    /// What the checkpoint under way makes final.
+    sealed: Option<Box<Overlay>>,
     overlay: Overlay,
 }
 
@@ -178,7 +181,7 @@ impl State {
         };
         let overlay = Overlay::over(&base);
         let (seen, entities, gaps) = (Seen::default(), HashMap::new(), BTreeSet::new());
-        Self { seen, entities, entity_bytes: 0, gaps, base, overlay }
+        Self { seen, entities, entity_bytes: 0, gaps, base, sealed: None, overlay }
     }
 
     /// The head with everything that was folded.
@@ -245,8 +248,9 @@ impl State {
         std::mem::take(&mut self.overlay.passed)
     }
 
-    /// Forgets what was folded since the last checkpoint.
+    /// Forgets what was folded since the last checkpoint, sealed or not.
     pub fn drop_overlay(&mut self) {
+        self.sealed = None;
         self.overlay = Overlay::over(&self.base);
     }
 
@@ -265,7 +269,22 @@ impl State {
         }
     }
 
-    /// What changed since the last checkpoint. The state stays as it is until [`State::apply`].
+    /// As [`State::delta`], which the checkpoint that now begins makes final. What is folded from here on is no part
+    /// of it.
+    ///
+    /// # Panics
+    /// The delta before is not applied or dropped.
+    #[must_use]
+    pub fn seal(&mut self) -> Delta {
+        assert!(self.sealed.is_none(), "one checkpoint at a time");
+        let delta = self.delta();
+        let next = Overlay::over(&delta.head);
+        self.sealed = Some(Box::new(std::mem::replace(&mut self.overlay, next)));
+        delta
+    }
+
+    /// What changed since the last checkpoint, or since what is sealed. The state stays as it is until
+    /// [`State::apply`].
     #[must_use]
     pub fn delta(&self) -> Delta {
         let mut entities: Vec<_> =
@@ -279,7 +298,8 @@ impl State {
         Delta { head, ids: self.overlay.blocks.clone(), entities }
     }
 
-    /// Makes a delta final: the own one after its commit, or one read from the journal.
+    /// Makes a delta final: the sealed one after its commit, or one read from the journal, over which nothing is
+    /// folded.
     pub fn apply(&mut self, delta: Delta) {
         for block in &delta.ids {
             self.seen.add(block);
@@ -299,7 +319,9 @@ impl State {
         }
         self.base = delta.head;
         self.seen.expire(self.base.ids_from_ms);
-        self.drop_overlay();
+        if self.sealed.take().is_none() {
+            self.drop_overlay();
+        }
     }
 
     /// The whole state as of the last checkpoint, in one order: equal states give equal bytes.
@@ -336,7 +358,9 @@ impl State {
     pub(super) fn seen(&self, id: EventId) -> bool {
         // Expiry is by bucket here as in the base: where a checkpoint falls must not change an outcome.
         let from = self.overlay.head.ids_from_ms;
-        self.overlay.seen.contains(id, from) || self.seen.contains(id, from)
+        self.overlay.seen.contains(id, from)
+            || self.sealed.as_ref().is_some_and(|sealed| sealed.seen.contains(id, from))
+            || self.seen.contains(id, from)
     }
 
     pub(super) fn remember(&mut self, id: EventId, window_ms: i64) {
@@ -350,7 +374,13 @@ impl State {
     }
 
     pub(super) fn entity(&self, key: &[u8]) -> Option<&Entity> {
-        self.overlay.entities.get(key).or_else(|| self.entities.get(key))
+        self.overlay.entities.get(key).or_else(|| self.unfolded(key))
+    }
+
+    /// As it was before the overlay.
+    fn unfolded(&self, key: &[u8]) -> Option<&Entity> {
+        let sealed = self.sealed.as_ref().and_then(|sealed| sealed.entities.get(key));
+        sealed.or_else(|| self.entities.get(key))
     }
 
     /// Takes an entity out to change it; [`State::put`] brings it back.
@@ -359,7 +389,7 @@ impl State {
             self.overlay.bytes = self.overlay.bytes.saturating_sub(key.len() + entity.stored_len());
             return Some(entity);
         }
-        self.entities.get(key).cloned()
+        self.unfolded(key).cloned()
     }
 
     pub(super) fn put(&mut self, key: &[u8], entity: Entity) {

@@ -14,7 +14,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::producer::{Deliveries, JOURNAL, OUTPUT, settle};
 use super::reader::Reader;
 use super::{KafkaContext, REQUEST, let_go, list, retry};
-use crate::broker::{BrokerError, Commit, Committed, Journal, Refusals};
+use crate::broker::{BrokerError, Commit, Committed, End, Ended, Journal, Refusals, Transaction, conclude};
 use crate::failpoint::{self, Point};
 use crate::fold::{Action, Effect};
 use crate::frame::Frame;
@@ -34,11 +34,30 @@ const ROOM_PAUSE: Duration = Duration::from_millis(1);
 /// After so many records acknowledgements are looked for: what was acknowledged is in memory until then.
 const UNHEARD_MAX: usize = 500;
 
-/// The transactions of one lane.
+/// The transactions of one lane, on two producers in turn: one that has just committed is kept waiting by Kafka until
+/// all markers of its transaction are written.
 pub struct KafkaJournal {
-    context: KafkaContext,
-    producer: Option<Arc<BaseProducer<Deliveries>>>,
+    context: Arc<KafkaContext>,
     reader: Reader,
+    /// Takes what is written.
+    current: Option<KafkaTransaction>,
+    /// Its transaction has ended.
+    idle: Option<KafkaTransaction>,
+    ending: Option<Ending>,
+}
+
+/// A transaction that another thread concludes.
+struct Ending {
+    call: Call<(KafkaTransaction, Result<Ended, BrokerError>)>,
+    /// Closed when what was written is acknowledged, or will not be.
+    settled: Option<mpsc::Receiver<()>>,
+}
+
+/// A producer, with or without an open transaction.
+struct KafkaTransaction {
+    context: Arc<KafkaContext>,
+    transactional_id: String,
+    producer: Arc<BaseProducer<Deliveries>>,
     open: bool,
     /// Records sent since acknowledgements were last looked for.
     unheard: usize,
@@ -50,7 +69,36 @@ impl KafkaJournal {
     /// # Errors
     /// The configuration is not one that the client takes.
     pub fn new(context: KafkaContext) -> Result<Self, BrokerError> {
-        Ok(Self { reader: Reader::new(&context)?, context, producer: None, open: false, unheard: 0 })
+        let reader = Reader::new(&context)?;
+        Ok(Self { reader, context: Arc::new(context), current: None, idle: None, ending: None })
+    }
+
+    /// The transaction to write to, behind what was written to the one before.
+    fn transaction(&mut self) -> Result<&mut KafkaTransaction, BrokerError> {
+        if let Some(settled) = self.ending.as_mut().and_then(|ending| ending.settled.take()) {
+            // Where it is lost, so is what is written now.
+            let _ = settled.recv_timeout(TRANSACTION_GIVEN_UP);
+        }
+        self.current.as_mut().ok_or_else(|| BrokerError::Retry("no producer".to_owned()))
+    }
+}
+
+impl KafkaTransaction {
+    /// A producer that becomes the owner of its transactional id.
+    fn begin(
+        context: &Arc<KafkaContext>,
+        transactional_id: String,
+    ) -> Result<Call<Result<Self, BrokerError>>, BrokerError> {
+        let (config, bytes_max) = (&context.config, shared::topics::journal_record_bytes_max());
+        let config =
+            shared::kafka::transactional_producer(config, &context.client_id, &transactional_id, bytes_max);
+        let producer: BaseProducer<Deliveries> =
+            config.create_with_context(Deliveries::default()).map_err(|e| retry(&e))?;
+        let (context, producer) = (context.clone(), Arc::new(producer));
+        Call::begin(move || {
+            producer.init_transactions(TRANSACTION).map_err(|e| retry(&e))?;
+            Ok(Self { context, transactional_id, producer, open: false, unheard: 0 })
+        })
     }
 
     fn send(
@@ -62,7 +110,7 @@ impl KafkaJournal {
         value: Option<&[u8]>,
         headers: Option<OwnedHeaders>,
     ) -> Result<(), BrokerError> {
-        let producer = self.producer.as_ref().ok_or_else(|| BrokerError::Retry("no producer".to_owned()))?;
+        let producer = &self.producer;
         if !self.open {
             producer.begin_transaction().map_err(|e| retry(&e))?;
             self.open = true;
@@ -123,27 +171,65 @@ impl KafkaJournal {
     }
 }
 
+impl Transaction for KafkaTransaction {
+    type Generation = Arc<ConsumerGroupMetadata>;
+
+    fn settle(&mut self) -> Result<Vec<(i32, i64)>, BrokerError> {
+        settle(&self.producer)
+    }
+
+    fn write(&mut self, partition: i32, record: &[u8]) -> Result<(), BrokerError> {
+        let context = self.context.clone();
+        self.send(&context.journal, partition, JOURNAL, None, Some(record), None)
+    }
+
+    fn commit(
+        &mut self,
+        offsets: &[Commit],
+        generation: &Arc<ConsumerGroupMetadata>,
+    ) -> Result<Duration, BrokerError> {
+        let started = Instant::now();
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        for commit in offsets {
+            let mut element = list.add_partition(&self.context.topic, commit.partition);
+            element.set_offset(Offset::Offset(commit.offset)).map_err(|e| retry(&e))?;
+            element.set_metadata(format!("{LINEAGE}{}", commit.lineage));
+        }
+        let sent = self.producer.send_offsets_to_transaction(&list, generation, TRANSACTION);
+        sent.map_err(|e| retry(&e))?;
+        failpoint::pass(Point::OffsetsSent);
+        self.producer.commit_transaction(TRANSACTION).map_err(|e| retry(&e))?;
+        self.open = false;
+        Ok(started.elapsed())
+    }
+}
+
 impl Journal for KafkaJournal {
     type Generation = Arc<ConsumerGroupMetadata>;
 
     fn renew(&mut self) -> Result<(), BrokerError> {
-        self.open = false;
         let reader = Reader::new(&self.context)?;
-        let_go((self.producer.take(), std::mem::replace(&mut self.reader, reader)));
-        let c = &self.context;
-        let bytes_max = shared::topics::journal_record_bytes_max();
-        let config =
-            shared::kafka::transactional_producer(&c.config, &c.client_id, &c.transactional_id, bytes_max);
-        let producer: BaseProducer<Deliveries> =
-            config.create_with_context(Deliveries::default()).map_err(|e| retry(&e))?;
-        let producer = Arc::new(producer);
-        in_time(&producer, |producer| producer.init_transactions(TRANSACTION))?;
-        self.producer = Some(producer);
+        let former = (self.current.take(), self.idle.take(), self.ending.take());
+        let_go((former, std::mem::replace(&mut self.reader, reader)));
+        let id = &self.context.transactional_id;
+        let one = KafkaTransaction::begin(&self.context, id.clone())?;
+        // No lane's number, so that it is no other instance's first.
+        let other = KafkaTransaction::begin(&self.context, format!("{id}.second"))?;
+        self.current = Some(one.wait()??);
+        self.idle = Some(other.wait()??);
+        Ok(())
+    }
+
+    fn renew_ended(&mut self) -> Result<(), BrokerError> {
+        let Some(former) = self.idle.take() else { return Ok(()) };
+        let id = former.transactional_id.clone();
+        let_go(former);
+        self.idle = Some(KafkaTransaction::begin(&self.context, id)?.wait()??);
         Ok(())
     }
 
     fn is_open(&self) -> bool {
-        self.open
+        self.ending.is_some() || self.current.as_ref().is_some_and(|current| current.open)
     }
 
     fn committed(&mut self, partition: i32) -> Result<Committed, BrokerError> {
@@ -163,11 +249,6 @@ impl Journal for KafkaJournal {
         Ok(Committed { offset, lineage })
     }
 
-    fn write(&mut self, partition: i32, record: &[u8]) -> Result<(), BrokerError> {
-        let topic = self.context.journal.clone();
-        self.send(&topic, partition, JOURNAL, None, Some(record), None)
-    }
-
     fn output(
         &mut self,
         topic: &str,
@@ -176,48 +257,46 @@ impl Journal for KafkaJournal {
         deletes: bool,
     ) -> Result<(), BrokerError> {
         let value = (!deletes).then(|| effect.frame.body());
-        self.send_effect(topic, partition, effect, value, &[(POSITION, &effect.position.to_string())])
+        let more = [(POSITION, &*effect.position.to_string())];
+        self.transaction()?.send_effect(topic, partition, effect, value, &more)
     }
 
     fn dead_letter(&mut self, partition: i32, effect: &Effect, reason: &str) -> Result<(), BrokerError> {
-        let topic = self.context.dead_letters.clone();
-        let pipeline = self.context.pipeline.clone();
+        let context = self.context.clone();
         let (position, offset) = (effect.position.to_string(), effect.event_offset.to_string());
         let by = if matches!(effect.action, Action::DeadLetter(_)) { BY_FOLD } else { BY_SINK };
         let more = [
             (REASON, reason),
             (BY, by),
-            ("hookline-pipeline", &*pipeline),
+            ("hookline-pipeline", &*context.pipeline),
             (POSITION, &*position),
             ("hookline-log-offset", &*offset),
         ];
-        self.send_effect(&topic, partition, effect, Some(effect.frame.body()), &more)
+        let body = Some(effect.frame.body());
+        self.transaction()?.send_effect(&context.dead_letters, partition, effect, body, &more)
     }
 
-    fn settle(&mut self) -> Result<Vec<(i32, i64)>, BrokerError> {
-        self.producer.as_ref().map_or_else(|| Ok(Vec::new()), |producer| settle(producer))
-    }
-
-    fn commit(
-        &mut self,
-        offsets: &[Commit],
-        generation: &Arc<ConsumerGroupMetadata>,
-    ) -> Result<(), BrokerError> {
-        let producer = self.producer.as_ref().ok_or_else(|| BrokerError::Retry("no producer".to_owned()))?;
-        let mut list = TopicPartitionList::with_capacity(offsets.len());
-        for commit in offsets {
-            let mut element = list.add_partition(&self.context.topic, commit.partition);
-            element.set_offset(Offset::Offset(commit.offset)).map_err(|e| retry(&e))?;
-            element.set_metadata(format!("{LINEAGE}{}", commit.lineage));
-        }
-        let generation = Arc::clone(generation);
-        in_time(producer, move |producer| {
-            producer.send_offsets_to_transaction(&list, &generation, TRANSACTION)?;
-            failpoint::pass(Point::OffsetsSent);
-            producer.commit_transaction(TRANSACTION)
+    fn end(&mut self, end: End<Self::Generation>) -> Result<(), BrokerError> {
+        let (Some(mut transaction), None) = (self.current.take(), &self.ending) else {
+            return Err(BrokerError::Retry("there is no transaction that can end".to_owned()));
+        };
+        self.current = self.idle.take();
+        let (tell, settled) = mpsc::channel();
+        let call = Call::begin(move || {
+            let ended = conclude(&mut transaction, &end, || drop(tell));
+            (transaction, ended)
         })?;
-        self.open = false;
+        self.ending = Some(Ending { call, settled: Some(settled) });
         Ok(())
+    }
+
+    fn ended(&mut self, wait: Duration) -> Result<Option<Ended>, BrokerError> {
+        let Some(Ending { call, .. }) = &self.ending else {
+            return Err(BrokerError::Retry("no transaction is being ended".to_owned()));
+        };
+        let Some((transaction, ended)) = call.end(wait)? else { return Ok(None) };
+        (self.ending, self.idle) = (None, Some(transaction));
+        ended.map(Some)
     }
 
     fn replay(
@@ -242,8 +321,8 @@ impl Journal for KafkaJournal {
     }
 
     fn chunk(&mut self, partition: i32, chunk: &[u8]) -> Result<(), BrokerError> {
-        let topic = self.context.snapshots.clone();
-        self.send(&topic, partition, OUTPUT, None, Some(chunk), None)
+        let context = self.context.clone();
+        self.transaction()?.send(&context.snapshots, partition, OUTPUT, None, Some(chunk), None)
     }
 
     fn snapshots_end(&mut self, partition: i32) -> Result<i64, BrokerError> {
@@ -292,30 +371,54 @@ pub(crate) fn delete_records(
     Ok(())
 }
 
-/// Calls librdkafka from a thread of its own: a client that has lost every broker keeps some of these calls for
-/// ever, whatever their time-out. One that is given up has an unknown outcome, as a failed one has: the next
-/// producer fences it.
+/// Calls of librdkafka in a thread of their own: a client that has lost every broker keeps some of them for
+/// ever, whatever their time-out. What is given up has an unknown outcome, as what failed has: the next producer
+/// fences it.
+struct Call<T> {
+    outcome: mpsc::Receiver<T>,
+    begun: Instant,
+}
+
+impl<T: Send + 'static> Call<T> {
+    fn begin(call: impl FnOnce() -> T + Send + 'static) -> Result<Self, BrokerError> {
+        let (done, outcome) = mpsc::channel();
+        let caller = std::thread::Builder::new().name("transaction".to_owned());
+        let called = caller.spawn(move || {
+            let _ = done.send(call());
+        });
+        called.map_err(|e| BrokerError::Retry(format!("no thread: {e}")))?;
+        Ok(Self { outcome, begun: Instant::now() })
+    }
+
+    /// `None` where it goes on.
+    fn end(&self, wait: Duration) -> Result<Option<T>, BrokerError> {
+        let left = TRANSACTION_GIVEN_UP.saturating_sub(self.begun.elapsed());
+        match self.outcome.recv_timeout(wait.min(left)) {
+            Ok(outcome) => Ok(Some(outcome)),
+            Err(mpsc::RecvTimeoutError::Timeout) if wait < left => Ok(None),
+            Err(_) => {
+                let limit = TRANSACTION_GIVEN_UP.as_secs();
+                Err(BrokerError::Retry(format!("no end of a transaction's request for {limit} s")))
+            }
+        }
+    }
+
+    fn wait(&self) -> Result<T, BrokerError> {
+        loop {
+            if let Some(outcome) = self.end(TRANSACTION_GIVEN_UP)? {
+                return Ok(outcome);
+            }
+        }
+    }
+}
+
+/// Calls librdkafka, and waits as long as a [`Call`] may take.
 pub(super) fn in_time(
     producer: &Arc<BaseProducer<Deliveries>>,
     call: impl FnOnce(&BaseProducer<Deliveries>) -> Result<(), KafkaError> + Send + 'static,
 ) -> Result<(), BrokerError> {
-    let (done, outcome) = mpsc::channel();
     let producer = Arc::clone(producer);
-    let caller = std::thread::Builder::new().name("transaction".to_owned());
-    let called = caller.spawn(move || {
-        let result = call(&producer);
-        // The producer first: who hears of the outcome may be the last to have it.
-        drop(producer);
-        let _ = done.send(result);
-    });
-    called.map_err(|e| BrokerError::Retry(format!("no thread: {e}")))?;
-    match outcome.recv_timeout(TRANSACTION_GIVEN_UP) {
-        Ok(result) => result.map_err(|e| retry(&e)),
-        Err(_) => {
-            let limit = TRANSACTION_GIVEN_UP.as_secs();
-            Err(BrokerError::Retry(format!("no end of a transaction's request for {limit} s")))
-        }
-    }
+    Call::begin(move || call(&producer))?.wait()?.map_err(|e| retry(&e))
 }
 
 const REASON: &str = "hookline-dead-letter-reason";

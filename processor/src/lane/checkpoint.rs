@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{DELTA_BYTES_MAX, Lane, Trouble};
-use crate::broker::{BrokerError, Commit, Journal, Log, acknowledged};
+use crate::broker::{Commit, End, Journal, Log};
 use crate::clock::Clock;
 use crate::defect::{Defect, planted};
 use crate::failpoint::{self, Point};
@@ -22,12 +22,23 @@ const INTERVAL_BEHIND: Duration = Duration::from_secs(1);
 /// How often the stores may write what they gathered.
 const STORE_TICK: Duration = Duration::from_millis(500);
 
+/// How long the lane waits at once for a commit's end, where it has to.
+const END_WAIT: Duration = Duration::from_secs(1);
+
+/// A checkpoint that is being committed.
+pub(super) struct UnderWay {
+    prepared: Vec<Prepared>,
+    started: Duration,
+}
+
 /// What one partition's journal record holds.
 struct Prepared {
     partition: i32,
     delta: Box<Delta>,
     epoch: Epoch,
     record: Vec<u8>,
+    /// Snapshots that were applied since the checkpoint before.
+    snapshots: u64,
 }
 
 impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
@@ -39,13 +50,14 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         };
         match self.batch_since {
             Some(since) => {
-                self.clock.now().saturating_sub(since) >= self.checkpoint_interval()
+                (self.under_way.is_none()
+                    && self.clock.now().saturating_sub(since) >= self.checkpoint_interval())
                     || self.batch_records >= self.config.checkpoint_records_max
                     || large()
                     || self.batch_is_full()
             }
             // With no events, only a snapshot goes on.
-            None => self.parts.values().any(|part| part.snapshot.is_some()),
+            None => self.under_way.is_none() && self.parts.values().any(|part| part.snapshot.is_some()),
         }
     }
 
@@ -65,9 +77,10 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             && running.any(|r| r.effects.len() >= limits.effects_max || r.effect_bytes >= limits.bytes_max)
     }
 
-    /// Makes all that was folded and delivered final. Everything that was folded is delivered before.
+    /// Delivers what was folded, and begins to make it final; the lane goes on meanwhile.
     pub(super) fn checkpoint(&mut self) -> Result<(), Trouble> {
-        if self.config.batch.waits {
+        self.await_checkpoint()?;
+        if !planted(Defect::CheckpointFirst) {
             self.deliver()?;
         }
         let started = self.clock.now();
@@ -78,53 +91,70 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 wanted.push((*partition, ticket));
             }
         }
+        self.batch_since = None;
+        self.batch_records = 0;
         if wanted.is_empty() {
-            self.batch_since = None;
-            self.batch_records = 0;
             return Ok(());
         }
         if planted(Defect::RenewedLate) {
             self.renew_if_stale()?;
         }
-        let tickets = self.tickets.clone();
-        let held = tickets.hold(wanted.iter().copied()).ok_or(Trouble::Ticket)?;
-        let generation = held.generation().ok_or(Trouble::Ticket)?;
-        // Outputs, dead letters and chunks of a snapshot first, then the journal, then the offsets.
+        let held = self.tickets.hold(&wanted).ok_or(Trouble::Ticket)?;
         self.write_chunks()?;
-        self.journal.settle()?;
-        let (mut prepared, mut offsets) = (Vec::new(), Vec::new());
+        let (mut prepared, mut records, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
         for (partition, _) in wanted {
-            prepared.extend(self.prepare_checkpoint(partition)?);
             offsets.extend(self.commit_of(partition));
+            if let Some(of_partition) = self.prepare_checkpoint(partition)? {
+                records.push((partition, of_partition.record.clone()));
+                prepared.push(of_partition);
+            }
         }
-        let written = self.journal.settle()?;
-        let marks = prepared.iter().map(|p| acknowledged(&written, p.partition));
-        let marks = marks.collect::<Result<Vec<i64>, BrokerError>>()?;
-        failpoint::pass(Point::JournalWritten);
-        let commit_started = self.clock.now();
-        self.journal.commit(&offsets, generation)?;
-        drop(held);
+        self.traces.seal();
+        self.journal.end(End { records, offsets, held })?;
+        self.under_way = Some(UnderWay { prepared, started });
+        self.caught_up = false;
+        Ok(())
+    }
+
+    /// Waits for the end of the checkpoint under way, if there is one.
+    pub(super) fn await_checkpoint(&mut self) -> Result<(), Trouble> {
+        while self.under_way.is_some() {
+            self.hear_of_checkpoint(END_WAIT)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the checkpoint under way final, if it has ended.
+    pub(super) fn hear_of_checkpoint(&mut self, wait: Duration) -> Result<(), Trouble> {
+        let Some(under_way) = self.under_way.take() else { return Ok(()) };
+        let Some(ended) = self.journal.ended(wait)? else {
+            self.under_way = Some(under_way);
+            return Ok(());
+        };
         failpoint::pass(Point::Committed);
-        self.note_commit(commit_started);
-        for (p, journal_offset) in prepared.into_iter().zip(marks) {
+        for (p, journal_offset) in under_way.prepared.into_iter().zip(ended.marks) {
             self.apply(p, journal_offset);
         }
         self.finish_snapshots();
         self.begin_snapshot();
         self.traces.tell(self.clock.wall_ms());
-        self.caught_up = false;
-        self.batch_since = None;
-        self.batch_records = 0;
-        let seconds = self.clock.now().saturating_sub(started).as_secs_f64();
+        let seconds = self.clock.now().saturating_sub(under_way.started).as_secs_f64();
         metrics::histogram!(crate::metrics::CHECKPOINT_SECONDS).record(seconds);
-        if planted(Defect::RenewedLate) {
-            return Ok(());
-        }
-        self.renew_if_stale()
+        self.renew_if_slow(ended.took)
     }
 
-    /// Replaces a producer that must not be used again. At once, since the next transaction starts with the
-    /// next output or dead letter: a later replacement would abort them.
+    /// Ends a transaction that is no checkpoint's, and waits for that.
+    pub(super) fn commit(&mut self, end: End<J::Generation>) -> Result<Vec<i64>, Trouble> {
+        self.journal.end(end)?;
+        loop {
+            if let Some(ended) = self.journal.ended(END_WAIT)? {
+                self.renew_if_slow(ended.took)?;
+                return Ok(ended.marks);
+            }
+        }
+    }
+
+    /// Replaces the producers, if they must not be used again.
     pub(super) fn renew_if_stale(&mut self) -> Result<(), Trouble> {
         if std::mem::take(&mut self.stale_producer) {
             self.journal.renew()?;
@@ -132,10 +162,16 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         Ok(())
     }
 
-    /// Notes whether a commit was so slow that the producer must be replaced.
-    pub(super) fn note_commit(&mut self, started: Duration) {
-        let slow = self.clock.now().saturating_sub(started) > SLOW_COMMIT;
-        self.stale_producer = slow && !planted(Defect::NotRenewed);
+    /// Replaces the producer whose commit was slow, before its next transaction.
+    fn renew_if_slow(&mut self, took: Duration) -> Result<(), Trouble> {
+        if took <= SLOW_COMMIT || planted(Defect::NotRenewed) {
+            return Ok(());
+        }
+        if planted(Defect::RenewedLate) {
+            self.stale_producer = true;
+            return Ok(());
+        }
+        Ok(self.journal.renew_ended()?)
     }
 
     /// The offset to commit: of the next record to fold, once all that was folded is in the journal.
@@ -145,7 +181,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         Some(Commit { partition, offset, lineage: running.epoch.lineage })
     }
 
-    /// Reads the sink's fence, and writes the journal record. `None` where nothing was folded.
+    /// Reads the sink's fence, seals the state, and makes the journal record. `None` where nothing was folded.
     fn prepare_checkpoint(&mut self, partition: i32) -> Result<Option<Prepared>, Trouble> {
         let Some((state, mark, running)) = self.parts.get_mut(&partition).and_then(super::Part::work) else {
             return Ok(None);
@@ -163,7 +199,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             let (found, own) = (found.epoch, own.epoch);
             return Err(SinkError::Fenced { partition, found, own }.into());
         }
-        let delta = state.delta();
+        let delta = state.seal();
         let fence = fence.map(|fence| match planted(Defect::FenceIsHead) {
             true => {
                 let position = Position { offset: delta.head.next_offset - 1, ordinal: 0 };
@@ -183,9 +219,9 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let (epoch, instance) = (running.epoch, self.config.instance.clone());
         let record = JournalRecord { epoch, instance, previous: mark.digest, entry };
         let encoded = record.encode().map_err(|e| Trouble::Stuck(partition, e.into()))?;
-        self.journal.write(partition, &encoded)?;
         let Entry::Checkpoint { delta, .. } = record.entry else { unreachable!("it was made a checkpoint") };
-        Ok(Some(Prepared { partition, delta, epoch, record: encoded }))
+        let snapshots = std::mem::take(&mut running.snapshots_applied);
+        Ok(Some(Prepared { partition, delta, epoch, record: encoded, snapshots }))
     }
 
     /// Lets the stores write what they gathered, also when no events come.
@@ -216,10 +252,10 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             tracing::error!(partition = p.partition, %error, "local state cannot be written; going on without it");
             part.store = None;
         }
+        let later = planted(Defect::OverlayCovered).then(|| state.delta());
         state.apply(*p.delta);
+        later.into_iter().for_each(|later| state.apply(later));
         *own_mark = mark;
-        let running = part.running.as_mut();
-        let snapshots = running.map_or(0, |running| std::mem::take(&mut running.snapshots_applied));
-        self.progress.checkpointed(p.partition, state, snapshots);
+        self.progress.checkpointed(p.partition, state, p.snapshots);
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{Lane, Part, Running, Stuck, Trouble};
-use crate::broker::{BrokerError, Commit, Committed, Journal, Log, acknowledged};
+use crate::broker::{BrokerError, Commit, Committed, End, Journal, Log};
 use crate::clock::Clock;
 use crate::control::{ConfigRecord, Control};
 use crate::defect::{Defect, planted};
@@ -32,6 +32,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         if self.is_running() {
             self.checkpoint()?;
         }
+        self.await_checkpoint()?;
         if self.sink.is_none() {
             self.sink = (self.open_sink)()?;
         }
@@ -51,7 +52,6 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             claims.push(self.prepare(partition)?);
         }
         let epochs = self.write_claims(&claims)?;
-        self.renew_if_stale()?;
         for (claim, epoch) in claims.iter().zip(epochs) {
             self.take_over(claim, epoch)?;
         }
@@ -101,10 +101,9 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
 
     /// The claim records and, unchanged, the committed offsets, in one transaction.
     fn write_claims(&mut self, claims: &[Claim]) -> Result<Vec<Epoch>, Trouble> {
-        let tickets = self.tickets.clone();
         let wanted = claims.iter().filter_map(|c| Some((c.partition, self.parts.get(&c.partition)?.ticket)));
-        let held = tickets.hold(wanted.collect::<Vec<_>>()).ok_or(Trouble::Ticket)?;
-        let generation = held.generation().ok_or(Trouble::Ticket)?;
+        let held = self.tickets.hold(&wanted.collect::<Vec<_>>()).ok_or(Trouble::Ticket)?;
+        let mut records = Vec::with_capacity(claims.len());
         for claim in claims {
             let record = JournalRecord {
                 epoch: Epoch { lineage: claim.lineage, claim: -1 },
@@ -112,15 +111,9 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 previous: Digest::default(),
                 entry: Entry::Claim,
             };
-            self.journal.write(
-                claim.partition,
-                &record.encode().map_err(|e| Trouble::Stuck(claim.partition, e.into()))?,
-            )?;
+            let record = record.encode().map_err(|e| Trouble::Stuck(claim.partition, e.into()))?;
+            records.push((claim.partition, record));
         }
-        let written = self.journal.settle()?;
-        let epoch_of =
-            |c: &Claim| Ok(Epoch { lineage: c.lineage, claim: acknowledged(&written, c.partition)? });
-        let epochs = claims.iter().map(epoch_of).collect::<Result<Vec<Epoch>, BrokerError>>()?;
         let offsets: Vec<Commit> = claims
             .iter()
             .map(|c| Commit {
@@ -129,11 +122,9 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 lineage: c.lineage,
             })
             .collect();
-        let commit_started = self.clock.now();
-        self.journal.commit(&offsets, generation)?;
-        drop(held);
-        self.note_commit(commit_started);
-        Ok(epochs)
+        let marks = self.commit(End { records, offsets, held })?;
+        let epoch_of = |(claim, mark): (&Claim, i64)| Epoch { lineage: claim.lineage, claim: mark };
+        Ok(claims.iter().zip(marks).map(epoch_of).collect())
     }
 
     /// Restores, fences the sink, and starts to read.

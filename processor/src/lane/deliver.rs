@@ -2,7 +2,7 @@
 //! sink's outputs into the open transaction. Steps P5 and P7 of the protocol.
 
 use super::{Lane, Stuck, Trouble};
-use crate::broker::{Commit, Journal, Log, acknowledged};
+use crate::broker::{Commit, End, Journal, Log};
 use crate::clock::Clock;
 use crate::defect::{Defect, planted};
 use crate::failpoint::{self, Point};
@@ -120,14 +120,13 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     /// Refusal: one transaction with a journal record, the dead letter and the unchanged offset, before
     /// anything later is delivered.
     fn refuse(&mut self, partition: i32, effect: &Effect, reason: &str) -> Result<(), Trouble> {
+        self.await_checkpoint()?;
         // What was folded so far is dropped with its transaction: the refusal stands in one of its own.
         if self.journal.is_open() {
             self.journal.renew()?;
         }
-        let tickets = self.tickets.clone();
         let Some(part) = self.parts.get_mut(&partition) else { return Err(Trouble::Ticket) };
-        let held = tickets.hold([(partition, part.ticket)]).ok_or(Trouble::Ticket)?;
-        let generation = held.generation().ok_or(Trouble::Ticket)?;
+        let held = self.tickets.hold(&[(partition, part.ticket)]).ok_or(Trouble::Ticket)?;
         let Some((state, mark, running)) = part.work() else { return Err(Trouble::Ticket) };
         if planted(Defect::RefusalInMemory) {
             state.refuse(effect.position, reason.to_owned());
@@ -148,12 +147,16 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         .encode()
         .map_err(|e| Trouble::Stuck(partition, e.into()))?;
         self.journal.dead_letter(partition, effect, reason)?;
-        self.journal.write(partition, &record)?;
-        let journal_offset = acknowledged(&self.journal.settle()?, partition)?;
-        let lineage = running.epoch.lineage;
+        let (epoch, previous) = (running.epoch, *mark);
         let offset = state.checkpointed().next_offset.max(running.silent_below);
-        self.journal.commit(&[Commit { partition, offset, lineage }], generation)?;
-        *mark = mark.next(running.epoch, journal_offset, &record);
+        let offsets = vec![Commit { partition, offset, lineage: epoch.lineage }];
+        let marks = self.commit(End { records: vec![(partition, record.clone())], offsets, held })?;
+        let Some((state, mark, _)) = self.parts.get_mut(&partition).and_then(super::Part::work) else {
+            return Err(Trouble::Ticket);
+        };
+        for offset in marks {
+            *mark = previous.next(epoch, offset, &record);
+        }
         match moves {
             Some(delta) => state.apply(delta),
             None => state.refuse(effect.position, reason.to_owned()),

@@ -26,6 +26,8 @@ pub enum Planted {
     EmptyAssignIgnored,
     /// P6: outputs and dead letters go out after the journal's transaction.
     JournalBeforeOutputs,
+    /// P6: a transaction is written before what the one before wrote is acknowledged.
+    OutputsOvertake,
     /// P6: offsets are added before the journal record is acknowledged.
     OffsetsBeforeJournal,
     /// P6, P3: in place of a new producer the old one aborts, perhaps late.
@@ -73,11 +75,13 @@ pub const ALL: &[(Planted, &str)] = &[
     (Planted::OffsetsBeforeJournal, "P6 offsets before the journal record's acknowledgement"),
     (Planted::Code(Defect::OldEpochObeyed), "P6 a journal record of an old epoch obeyed"),
     (Planted::JournalBeforeOutputs, "P6 the journal before the outputs"),
+    (Planted::OutputsOvertake, "P6 outputs of the next transaction before those of the one that ends"),
     (
         Planted::Code(Defect::FenceIsHead),
         "P6 the fold's place in the journal for the fence: false older sink",
     ),
     (Planted::Code(Defect::CheckpointFirst), "P6 a checkpoint covers what is not delivered"),
+    (Planted::Code(Defect::OverlayCovered), "P6 a checkpoint covers what is folded while it is committed"),
     (Planted::Code(Defect::ChainUnchecked), "P6 no chain of digests"),
     (Planted::Code(Defect::NotRenewed), "P6 no new producer after a slow commit"),
     (Planted::Code(Defect::RenewedLate), "P6 a new producer only under the next transaction"),

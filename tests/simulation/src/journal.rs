@@ -2,8 +2,11 @@
 //! ends of transactions that come late.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use processor::broker::{BrokerError, Commit, Committed, Journal, Refusals};
+use processor::broker::{
+    BrokerError, Commit, Committed, End, Ended, Journal, Refusals, Transaction, conclude,
+};
 use processor::fold::{Action, Effect};
 use processor::journal::{Entry, JournalRecord};
 
@@ -17,8 +20,23 @@ use crate::world::Inner;
 /// How long a reader waits for the last stable offset.
 const STALL_MS: i64 = 30_000;
 
-/// A lane's transactional producer.
+/// A lane's transactions: two producers, in turn.
 pub struct SimJournal {
+    env: Env,
+    current: SimProducer,
+    /// Of which none ends a transaction while this is there.
+    idle: Option<SimProducer>,
+    ending: Option<Ending>,
+}
+
+/// A transaction that is being concluded, in a thread of its own: it may be done at once and told of late, or late.
+enum Ending {
+    Begun(SimProducer, End<Generation>),
+    Done(SimProducer, Result<Ended, BrokerError>),
+}
+
+/// A transactional producer.
+struct SimProducer {
     env: Env,
     tid: Tid,
     epoch: Option<i32>,
@@ -36,13 +54,74 @@ pub struct SimJournal {
 }
 
 impl SimJournal {
-    /// Without a producer.
+    /// Without producers.
     #[must_use]
     pub fn new(env: Env) -> Self {
-        let tid = (env.pipeline, env.process, env.lane);
+        let (current, idle) = (SimProducer::new(&env, 0), SimProducer::new(&env, 1));
+        Self { env, current, idle: Some(idle), ending: None }
+    }
+
+    /// The producer to write with, once what was written before is acknowledged.
+    fn next(&mut self) -> &mut SimProducer {
+        let overtakes = self.env.lock().plan.has(Planted::OutputsOvertake);
+        self.ending = match self.ending.take() {
+            Some(Ending::Begun(mut producer, end)) if !overtakes => match producer.settle() {
+                Ok(_) => Some(Ending::Begun(producer, end)),
+                Err(error) => {
+                    drop(end);
+                    self.block(false);
+                    Some(Ending::Done(producer, Err(error)))
+                }
+            },
+            ending => ending,
+        };
+        &mut self.current
+    }
+
+    /// The process's callbacks wait for what holds tickets.
+    fn block(&self, on: bool) {
+        let mut w = self.env.lock();
+        if let Some(p) = w.processes.get_mut(self.env.process) {
+            p.blocked = if on { p.blocked + 1 } else { p.blocked.saturating_sub(1) };
+        }
+    }
+
+    /// Waits until a reader sees what is below an offset.
+    fn await_stable(&self, tp: Tp, end: usize, what: &str) -> Result<(), BrokerError> {
+        let mut waited = 0;
+        loop {
+            let mut w = self.env.lock();
+            let rates = w.plan.rates;
+            if w.fault(rates.kafka) {
+                return Err(failed(what));
+            }
+            if w.kafka.partition(tp).stable() >= end {
+                return Ok(());
+            }
+            if waited > STALL_MS {
+                return Err(failed(&format!("{what}: nothing read for 30 s")));
+            }
+            w.pass(500);
+            waited += 500;
+            drop(w);
+            self.env.enter(&format!("journal.{what}, waiting"), false);
+        }
+    }
+
+    fn conclude(&self, producer: &mut SimProducer, end: End<Generation>) -> Result<Ended, BrokerError> {
+        let ended = conclude(producer, &end, || {});
+        drop(end);
+        self.block(false);
+        ended
+    }
+}
+
+impl SimProducer {
+    fn new(env: &Env, number: usize) -> Self {
+        let tid = (env.pipeline, env.process, 2 * env.lane + number);
         let (buffer, acknowledged) = (Vec::new(), Vec::new());
         Self {
-            env,
+            env: env.clone(),
             tid,
             epoch: None,
             open: false,
@@ -52,6 +131,46 @@ impl SimJournal {
             claims: false,
             doomed: false,
         }
+    }
+
+    /// `init_transactions`.
+    fn renew(&mut self) -> Result<(), BrokerError> {
+        let was_open = std::mem::take(&mut self.open);
+        self.buffer.clear();
+        self.acknowledged.clear();
+        (self.broken, self.doomed) = (false, false);
+        self.env.enter("journal.renew", false);
+        let env = self.env.clone();
+        let mut w = env.lock();
+        let rates = w.plan.rates;
+        if let Some(epoch) = self.epoch
+            && w.plan.has(Planted::AbortInsteadOfInit)
+        {
+            let now = w.now_ms;
+            if was_open && w.random.chance(500) {
+                w.kafka.delayed.push((now + 500, self.tid, epoch, false));
+            } else if was_open {
+                let _ = w.kafka.end(self.tid, epoch, false);
+            }
+            return Ok(());
+        }
+        self.epoch = None;
+        if w.fault(rates.kafka) {
+            let _ = w.kafka.init(self.tid);
+            return Err(failed("init_transactions"));
+        }
+        for _ in 0..3 {
+            match w.kafka.init(self.tid) {
+                Ok(epoch) => {
+                    self.epoch = Some(epoch);
+                    break;
+                }
+                Err(_) => w.write_all_markers(self.tid),
+            }
+        }
+        let epoch = self.epoch;
+        w.note(|| format!("producer {:?} has epoch {epoch:?}", self.tid));
+        self.epoch.map(|_| ()).ok_or_else(|| failed("init_transactions"))
     }
 
     fn send(&mut self, tp: Tp, body: Body) -> Result<(), BrokerError> {
@@ -145,28 +264,6 @@ impl SimJournal {
         w.kafka.end(self.tid, epoch, commit).map_err(|refusal| failed(&format!("end: {refusal:?}")))
     }
 
-    /// Waits until a reader sees what is below an offset.
-    fn await_stable(&self, tp: Tp, end: usize, what: &str) -> Result<(), BrokerError> {
-        let mut waited = 0;
-        loop {
-            let mut w = self.env.lock();
-            let rates = w.plan.rates;
-            if w.fault(rates.kafka) {
-                return Err(failed(what));
-            }
-            if w.kafka.partition(tp).stable() >= end {
-                return Ok(());
-            }
-            if waited > STALL_MS {
-                return Err(failed(&format!("{what}: nothing read for 30 s")));
-            }
-            w.pass(500);
-            waited += 500;
-            drop(w);
-            self.env.enter(&format!("journal.{what}, waiting"), false);
-        }
-    }
-
     /// The second half of a commit, with what can happen to its request.
     fn commit_transaction(&mut self) -> Result<(), BrokerError> {
         let env = self.env.clone();
@@ -202,88 +299,8 @@ impl SimJournal {
     }
 }
 
-impl Journal for SimJournal {
+impl Transaction for SimProducer {
     type Generation = Generation;
-
-    fn renew(&mut self) -> Result<(), BrokerError> {
-        let was_open = std::mem::take(&mut self.open);
-        self.buffer.clear();
-        self.acknowledged.clear();
-        (self.broken, self.doomed) = (false, false);
-        self.env.enter("journal.renew", false);
-        let env = self.env.clone();
-        let mut w = env.lock();
-        let rates = w.plan.rates;
-        if let Some(epoch) = self.epoch
-            && w.plan.has(Planted::AbortInsteadOfInit)
-        {
-            let now = w.now_ms;
-            if was_open && w.random.chance(500) {
-                w.kafka.delayed.push((now + 500, self.tid, epoch, false));
-            } else if was_open {
-                let _ = w.kafka.end(self.tid, epoch, false);
-            }
-            return Ok(());
-        }
-        self.epoch = None;
-        if w.fault(rates.kafka) {
-            let _ = w.kafka.init(self.tid);
-            return Err(failed("init_transactions"));
-        }
-        for _ in 0..3 {
-            match w.kafka.init(self.tid) {
-                Ok(epoch) => {
-                    self.epoch = Some(epoch);
-                    break;
-                }
-                Err(_) => w.write_all_markers(self.tid),
-            }
-        }
-        let epoch = self.epoch;
-        w.note(|| format!("producer {:?} has epoch {epoch:?}", self.tid));
-        self.epoch.map(|_| ()).ok_or_else(|| failed("init_transactions"))
-    }
-
-    fn is_open(&self) -> bool {
-        self.open
-    }
-
-    fn committed(&mut self, partition: i32) -> Result<Committed, BrokerError> {
-        self.env.enter("journal.committed", false);
-        let mut w = self.env.lock();
-        let rate = w.plan.rates.kafka;
-        if w.fault(rate / 2) {
-            return Err(failed("committed"));
-        }
-        let Some(found) = w.kafka.committed(self.env.pipeline, partition) else {
-            return Err(failed("UNSTABLE_OFFSET_COMMIT"));
-        };
-        Ok(found
-            .map_or_else(Committed::default, |c| Committed { offset: Some(c.offset), lineage: c.lineage }))
-    }
-
-    fn write(&mut self, partition: i32, record: &[u8]) -> Result<(), BrokerError> {
-        self.env.enter("journal.write", true);
-        self.claims =
-            matches!(JournalRecord::decode(0, record), Ok(Some(JournalRecord { entry: Entry::Claim, .. })));
-        if self.env.lock().plan.has(Planted::StoredBeforeCommit) {
-            crate::disk::take_early(&mut self.env.lock(), self.env.process, partition, record);
-        }
-        self.send((Topic::Journal(self.env.pipeline), partition), Body::Journal(Arc::from(record)))
-    }
-
-    fn output(&mut self, _: &str, partition: i32, effect: &Effect, _: bool) -> Result<(), BrokerError> {
-        self.env.enter("journal.output", false);
-        self.effect(Topic::Output(self.env.pipeline), partition, effect, None)
-    }
-
-    fn dead_letter(&mut self, partition: i32, effect: &Effect, reason: &str) -> Result<(), BrokerError> {
-        self.env.enter("journal.dead_letter", true);
-        let at = effect.position;
-        self.env.lock().note(|| format!("dead letter {partition} {at}: {reason}"));
-        let refused = (!matches!(effect.action, Action::DeadLetter(_))).then(|| reason.to_owned());
-        self.effect(Topic::Dead(self.env.pipeline), partition, effect, refused)
-    }
 
     fn settle(&mut self) -> Result<Vec<(i32, i64)>, BrokerError> {
         self.env.enter("journal.settle", true);
@@ -311,7 +328,8 @@ impl Journal for SimJournal {
         Ok(acknowledged)
     }
 
-    fn commit(&mut self, offsets: &[Commit], generation: &Generation) -> Result<(), BrokerError> {
+    fn commit(&mut self, offsets: &[Commit], generation: &Generation) -> Result<Duration, BrokerError> {
+        let started_ms = self.env.lock().now_ms;
         self.env.enter("journal.commit", true);
         {
             let env = self.env.clone();
@@ -348,8 +366,106 @@ impl Journal for SimJournal {
             self.end(&mut env.lock(), true)?;
         }
         self.open = false;
+        let took_ms = self.env.lock().now_ms - started_ms;
         self.env.enter("journal.commit, done", true);
+        Ok(Duration::from_millis(u64::try_from(took_ms).unwrap_or(0)))
+    }
+
+    fn write(&mut self, partition: i32, record: &[u8]) -> Result<(), BrokerError> {
+        self.env.enter("journal.write", true);
+        self.claims =
+            matches!(JournalRecord::decode(0, record), Ok(Some(JournalRecord { entry: Entry::Claim, .. })));
+        if self.env.lock().plan.has(Planted::StoredBeforeCommit) {
+            crate::disk::take_early(&mut self.env.lock(), self.env.process, partition, record);
+        }
+        self.send((Topic::Journal(self.env.pipeline), partition), Body::Journal(Arc::from(record)))
+    }
+}
+
+impl Journal for SimJournal {
+    type Generation = Generation;
+
+    fn renew(&mut self) -> Result<(), BrokerError> {
+        let ending = match self.ending.take() {
+            Some(Ending::Begun(producer, _)) => {
+                self.block(false);
+                Some(producer)
+            }
+            Some(Ending::Done(producer, _)) => Some(producer),
+            None => None,
+        };
+        let former = self.idle.take().or(ending);
+        let other = self.idle.insert(former.unwrap_or_else(|| SimProducer::new(&self.env, 1)));
+        self.current.renew()?;
+        other.renew()
+    }
+
+    fn renew_ended(&mut self) -> Result<(), BrokerError> {
+        self.idle.as_mut().map_or(Ok(()), SimProducer::renew)
+    }
+
+    fn is_open(&self) -> bool {
+        self.current.open || self.ending.is_some()
+    }
+
+    fn committed(&mut self, partition: i32) -> Result<Committed, BrokerError> {
+        self.env.enter("journal.committed", false);
+        let mut w = self.env.lock();
+        let rate = w.plan.rates.kafka;
+        if w.fault(rate / 2) {
+            return Err(failed("committed"));
+        }
+        let Some(found) = w.kafka.committed(self.env.pipeline, partition) else {
+            return Err(failed("UNSTABLE_OFFSET_COMMIT"));
+        };
+        Ok(found
+            .map_or_else(Committed::default, |c| Committed { offset: Some(c.offset), lineage: c.lineage }))
+    }
+
+    fn output(&mut self, _: &str, partition: i32, effect: &Effect, _: bool) -> Result<(), BrokerError> {
+        self.env.enter("journal.output", false);
+        let topic = Topic::Output(self.env.pipeline);
+        self.next().effect(topic, partition, effect, None)
+    }
+
+    fn dead_letter(&mut self, partition: i32, effect: &Effect, reason: &str) -> Result<(), BrokerError> {
+        self.env.enter("journal.dead_letter", true);
+        let at = effect.position;
+        self.env.lock().note(|| format!("dead letter {partition} {at}: {reason}"));
+        let refused = (!matches!(effect.action, Action::DeadLetter(_))).then(|| reason.to_owned());
+        let topic = Topic::Dead(self.env.pipeline);
+        self.next().effect(topic, partition, effect, refused)
+    }
+
+    fn end(&mut self, end: End<Generation>) -> Result<(), BrokerError> {
+        let Some(idle) = self.idle.take() else { return Err(failed("a transaction is being ended")) };
+        let mut producer = std::mem::replace(&mut self.current, idle);
+        self.block(true);
+        let at_once = self.env.lock().random.chance(500);
+        self.ending = Some(if at_once {
+            let ended = self.conclude(&mut producer, end);
+            Ending::Done(producer, ended)
+        } else {
+            Ending::Begun(producer, end)
+        });
         Ok(())
+    }
+
+    fn ended(&mut self, wait: Duration) -> Result<Option<Ended>, BrokerError> {
+        self.env.enter("journal.ended", false);
+        if wait.is_zero() && self.env.lock().random.chance(500) {
+            return Ok(None);
+        }
+        let (producer, ended) = match self.ending.take() {
+            Some(Ending::Begun(mut producer, end)) => {
+                let ended = self.conclude(&mut producer, end);
+                (producer, ended)
+            }
+            Some(Ending::Done(producer, ended)) => (producer, ended),
+            None => return Err(failed("no transaction is being ended")),
+        };
+        self.idle = Some(producer);
+        ended.map(Some)
     }
 
     fn replay(
@@ -406,7 +522,8 @@ impl Journal for SimJournal {
     fn chunk(&mut self, partition: i32, chunk: &[u8]) -> Result<(), BrokerError> {
         self.env.enter("journal.chunk", true);
         self.env.lock().note(|| format!("chunk of a snapshot of {partition}, {} B", chunk.len()));
-        self.send((Topic::Snapshots(self.env.pipeline), partition), Body::Chunk(Arc::from(chunk)))
+        let tp = (Topic::Snapshots(self.env.pipeline), partition);
+        self.next().send(tp, Body::Chunk(Arc::from(chunk)))
     }
 
     fn snapshots_end(&mut self, partition: i32) -> Result<i64, BrokerError> {

@@ -249,7 +249,6 @@ pub fn heal(world: &Arc<World>) {
         for p in &mut w.processes {
             p.wall_skew_ms = 0;
             p.frozen = 0;
-            p.blocked = 0;
         }
         let idle = |(n, p): (usize, &crate::world::Process)| (!p.alive && p.number == 0).then_some(n);
         w.processes.iter().enumerate().filter_map(idle).collect()
