@@ -53,7 +53,7 @@ pub struct KafkaContext {
     pub dead_letters: String,
     /// The pipeline's name.
     pub pipeline: String,
-    /// `{pipeline}-{instance}-{lane}`, stable over restarts.
+    /// `{pipeline}-{instance}-{lane}`, stable over restarts; a lane's second producer has `.second` after it.
     pub transactional_id: String,
     /// The largest record of the event log, in bytes.
     pub log_record_bytes_max: u64,

@@ -1,10 +1,10 @@
-//! A lane: one thread, some partitions, one transactional producer. It claims, folds, delivers and
+//! A lane: one thread, some partitions, two transactional producers in turn. It claims, folds, delivers and
 //! checkpoints; each step in a file of its own, in that order.
 //!
 //! While a checkpoint is committed, it goes on to fold and deliver: what is beyond it is the next one's.
 //!
-//! There is one way back from every failure: drop what was folded since the last checkpoint, take a fresh
-//! producer, claim again. A lane never waits for another one and shares nothing with it but the tickets.
+//! There is one way back from every failure: drop what was folded since the last checkpoint, take fresh
+//! producers, claim again. A lane never waits for another one and shares nothing with it but the tickets.
 
 mod checkpoint;
 mod claim;
@@ -212,7 +212,7 @@ pub struct Lane<L, J: Journal, S: Stores, C> {
     parts: BTreeMap<i32, Part<S::Store>>,
     /// The checkpoint that is being committed.
     under_way: Option<checkpoint::UnderWay>,
-    /// Kafka would not know the current producer as sound: renew it before the next transaction.
+    /// Kafka would not know the producers as sound: renew them before the next transaction.
     stale_producer: bool,
     /// There was trouble with Kafka: the log's clients are renewed before the next claim.
     stale_log: bool,
@@ -477,7 +477,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         Ok(running.effect_bytes >= self.config.batch.bytes_max || state.delta_bytes() >= DELTA_BYTES_MAX)
     }
 
-    /// The one way back: what was folded since the last checkpoint is dropped, the producer is replaced, and
+    /// The one way back: what was folded since the last checkpoint is dropped, the producers are replaced, and
     /// the partitions are claimed again after a while.
     fn recover(&mut self, trouble: Trouble) {
         // What is final by then need not be done again. A second trouble has the same remedy as the first.

@@ -61,9 +61,10 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         }
     }
 
-    /// A checkpoint's price is hardly that of its events: a lane that is behind makes fewer.
+    /// A checkpoint's price is hardly that of its events: a lane that is behind makes fewer. Not where a crash repeats
+    /// what was delivered since the last one.
     fn checkpoint_interval(&self) -> Duration {
-        match self.caught_up {
+        match self.caught_up || self.sink.as_ref().is_some_and(|sink| !sink.keeps_fence()) {
             true => self.config.checkpoint_interval,
             false => self.config.checkpoint_interval.max(INTERVAL_BEHIND),
         }
