@@ -6,6 +6,7 @@
 
 #[cfg(feature = "alerts")]
 mod appender;
+mod call;
 mod exclusive;
 mod journal;
 mod log;

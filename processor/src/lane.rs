@@ -369,7 +369,6 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             self.renew_if_stale()?;
             self.recovered();
         }
-        self.hear_of_checkpoint(Duration::ZERO)?;
         if self.clock.now() >= self.retry_at && self.parts.values().any(|part| self.wants_claim(part)) {
             self.claim()?;
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use shared::config::KafkaConfig;
 
-use super::journal::{TRANSACTION, in_time};
+use super::call::{TRANSACTION, in_time};
 use super::producer::{Deliveries, JOURNAL, settle};
 use super::{let_go, retry};
 use crate::broker::BrokerError;

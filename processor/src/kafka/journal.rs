@@ -11,6 +11,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::call::{Call, TRANSACTION, TRANSACTION_GIVEN_UP};
 use super::producer::{Deliveries, JOURNAL, OUTPUT, settle};
 use super::reader::Reader;
 use super::{KafkaContext, REQUEST, let_go, list, retry};
@@ -19,14 +20,6 @@ use crate::failpoint::{self, Point};
 use crate::fold::{Action, Effect};
 use crate::frame::Frame;
 use crate::position::Position;
-
-/// How long a transactional call may take: longer than the transaction's own time-out, after which its outcome
-/// is decided.
-pub(super) const TRANSACTION: Duration = Duration::from_secs(20);
-
-/// After how long such calls, together, are given up where they do not keep their time-out: the transaction's own is
-/// over by then. The lane holds its tickets meanwhile, so that the whole group waits for it.
-const TRANSACTION_GIVEN_UP: Duration = Duration::from_secs(22);
 
 /// How long a full buffer is left alone to become emptier.
 const ROOM_PAUSE: Duration = Duration::from_millis(1);
@@ -369,56 +362,6 @@ pub(crate) fn delete_records(
         element.error().map_err(|e| retry(&e))?;
     }
     Ok(())
-}
-
-/// Calls of librdkafka in a thread of their own: a client that has lost every broker keeps some of them for
-/// ever, whatever their time-out. What is given up has an unknown outcome, as what failed has: the next producer
-/// fences it.
-struct Call<T> {
-    outcome: mpsc::Receiver<T>,
-    begun: Instant,
-}
-
-impl<T: Send + 'static> Call<T> {
-    fn begin(call: impl FnOnce() -> T + Send + 'static) -> Result<Self, BrokerError> {
-        let (done, outcome) = mpsc::channel();
-        let caller = std::thread::Builder::new().name("transaction".to_owned());
-        let called = caller.spawn(move || {
-            let _ = done.send(call());
-        });
-        called.map_err(|e| BrokerError::Retry(format!("no thread: {e}")))?;
-        Ok(Self { outcome, begun: Instant::now() })
-    }
-
-    /// `None` where it goes on.
-    fn end(&self, wait: Duration) -> Result<Option<T>, BrokerError> {
-        let left = TRANSACTION_GIVEN_UP.saturating_sub(self.begun.elapsed());
-        match self.outcome.recv_timeout(wait.min(left)) {
-            Ok(outcome) => Ok(Some(outcome)),
-            Err(mpsc::RecvTimeoutError::Timeout) if wait < left => Ok(None),
-            Err(_) => {
-                let limit = TRANSACTION_GIVEN_UP.as_secs();
-                Err(BrokerError::Retry(format!("no end of a transaction's request for {limit} s")))
-            }
-        }
-    }
-
-    fn wait(&self) -> Result<T, BrokerError> {
-        loop {
-            if let Some(outcome) = self.end(TRANSACTION_GIVEN_UP)? {
-                return Ok(outcome);
-            }
-        }
-    }
-}
-
-/// Calls librdkafka, and waits as long as a [`Call`] may take.
-pub(super) fn in_time(
-    producer: &Arc<BaseProducer<Deliveries>>,
-    call: impl FnOnce(&BaseProducer<Deliveries>) -> Result<(), KafkaError> + Send + 'static,
-) -> Result<(), BrokerError> {
-    let producer = Arc::clone(producer);
-    Call::begin(move || call(&producer))?.wait()?.map_err(|e| retry(&e))
 }
 
 const REASON: &str = "hookline-dead-letter-reason";

@@ -8,8 +8,8 @@ use crate::clock::Clock;
 use crate::defect::{Defect, planted};
 use crate::failpoint::{self, Point};
 use crate::fold::Delta;
-use crate::journal::{Entry, JournalRecord};
-use crate::position::{Epoch, Position};
+use crate::journal::{Entry, JournalRecord, Mark};
+use crate::position::Position;
 use crate::sink::SinkError;
 use crate::store::{Store, Stores};
 
@@ -31,12 +31,12 @@ pub(super) struct UnderWay {
     started: Duration,
 }
 
-/// What one partition's journal record holds.
+/// What one partition's journal record makes final.
 struct Prepared {
     partition: i32,
     delta: Box<Delta>,
-    epoch: Epoch,
-    record: Vec<u8>,
+    /// The record's, whose offset is known when it is acknowledged.
+    mark: Mark,
     /// Snapshots that were applied since the checkpoint before.
     snapshots: u64,
 }
@@ -105,9 +105,9 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let (mut prepared, mut records, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
         for (partition, _) in wanted {
             offsets.extend(self.commit_of(partition));
-            if let Some(of_partition) = self.prepare_checkpoint(partition)? {
-                records.push((partition, of_partition.record.clone()));
+            if let Some((of_partition, record)) = self.prepare_checkpoint(partition)? {
                 prepared.push(of_partition);
+                records.push((partition, record));
             }
         }
         self.traces.seal();
@@ -183,7 +183,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     }
 
     /// Reads the sink's fence, seals the state, and makes the journal record. `None` where nothing was folded.
-    fn prepare_checkpoint(&mut self, partition: i32) -> Result<Option<Prepared>, Trouble> {
+    fn prepare_checkpoint(&mut self, partition: i32) -> Result<Option<(Prepared, Vec<u8>)>, Trouble> {
         let Some((state, mark, running)) = self.parts.get_mut(&partition).and_then(super::Part::work) else {
             return Ok(None);
         };
@@ -222,7 +222,8 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         let encoded = record.encode().map_err(|e| Trouble::Stuck(partition, e.into()))?;
         let Entry::Checkpoint { delta, .. } = record.entry else { unreachable!("it was made a checkpoint") };
         let snapshots = std::mem::take(&mut running.snapshots_applied);
-        Ok(Some(Prepared { partition, delta, epoch, record: encoded, snapshots }))
+        let mark = mark.next(epoch, Mark::START.offset, &encoded);
+        Ok(Some((Prepared { partition, delta, mark, snapshots }, encoded)))
     }
 
     /// Lets the stores write what they gathered, also when no events come.
@@ -246,7 +247,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     fn apply(&mut self, p: Prepared, journal_offset: i64) {
         let Some(part) = self.parts.get_mut(&p.partition) else { return };
         let Some((state, own_mark)) = &mut part.memory else { return };
-        let mark = own_mark.next(p.epoch, journal_offset, &p.record);
+        let mark = Mark { offset: journal_offset, ..p.mark };
         if let Some(store) = &mut part.store
             && let Err(error) = store.save(&p.delta, mark)
         {

@@ -147,7 +147,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         .encode()
         .map_err(|e| Trouble::Stuck(partition, e.into()))?;
         self.journal.dead_letter(partition, effect, reason)?;
-        let (epoch, previous) = (running.epoch, *mark);
+        let epoch = running.epoch;
         let offset = state.checkpointed().next_offset.max(running.silent_below);
         let offsets = vec![Commit { partition, offset, lineage: epoch.lineage }];
         let marks = self.commit(End { records: vec![(partition, record.clone())], offsets, held })?;
@@ -155,7 +155,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             return Err(Trouble::Ticket);
         };
         for offset in marks {
-            *mark = previous.next(epoch, offset, &record);
+            *mark = mark.next(epoch, offset, &record);
         }
         match moves {
             Some(delta) => state.apply(delta),

@@ -142,7 +142,8 @@ impl BatchConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CheckpointConfig {
-    /// At the latest so long after the first event of a batch; after 1 s while a lane is behind, which makes it faster.
+    /// At the latest so long after the first event of a batch; after 1 s while a lane is behind, which makes it faster,
+    /// but not into a sink without a fence of its own.
     pub interval: Span,
     /// At the latest after so many events in a lane.
     pub events_max: u32,

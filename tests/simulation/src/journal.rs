@@ -24,7 +24,7 @@ const STALL_MS: i64 = 30_000;
 pub struct SimJournal {
     env: Env,
     current: SimProducer,
-    /// Of which none ends a transaction while this is there.
+    /// While no transaction is being ended.
     idle: Option<SimProducer>,
     ending: Option<Ending>,
 }
@@ -394,10 +394,9 @@ impl Journal for SimJournal {
             Some(Ending::Done(producer, _)) => Some(producer),
             None => None,
         };
-        let former = self.idle.take().or(ending);
-        let other = self.idle.insert(former.unwrap_or_else(|| SimProducer::new(&self.env, 1)));
+        self.idle = self.idle.take().or(ending);
         self.current.renew()?;
-        other.renew()
+        self.renew_ended()
     }
 
     fn renew_ended(&mut self) -> Result<(), BrokerError> {
