@@ -8,6 +8,7 @@ mod sink_contract;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -113,7 +114,12 @@ impl Database {
         format!("mysql://{}:{PASSWORD_ENCODED}@{host}:{port}/{name}{parameters}", self.user)
     }
 
+    /// How many of the sink's sessions wait for a lock. information_schema.innodb_trx is made anew only when nobody
+    /// on the server has looked for 0.1 s: so one test looks at a time, after such a pause.
     fn waiting(&self) -> i64 {
+        static LOOKING: Mutex<()> = Mutex::new(());
+        let _alone = LOOKING.lock().unwrap_or_else(PoisonError::into_inner);
+        thread::sleep(Duration::from_millis(150));
         let sql = format!(
             "SELECT count(*) FROM information_schema.innodb_trx t JOIN information_schema.processlist p \
              ON p.id = t.trx_mysql_thread_id WHERE t.trx_state = 'LOCK WAIT' AND p.user = '{}'",
@@ -288,8 +294,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(20);
     while !is_so() {
         assert!(Instant::now() < until, "{what} did not come about");
-        // information_schema.innodb_trx is made anew only when nobody has looked for 0.1 s.
-        thread::sleep(Duration::from_millis(150));
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -26,12 +26,11 @@ const CUTS: &[Cut] = &[
     |plan| plan.pipelines.iter_mut().for_each(|p| p.lanes = 1),
     |plan| plan.pipelines.iter_mut().for_each(|p| p.instances = 1),
     |plan| plan.ticks /= 2,
-    |plan| plan.traffic.truncate(plan.traffic.len() / 2),
-    |plan| drop(plan.traffic.drain(..plan.traffic.len() / 2)),
     |plan| plan.ticks -= plan.ticks / 8,
-    |plan| plan.traffic.truncate(plan.traffic.len() - plan.traffic.len() / 8),
-    |plan| drop(plan.traffic.drain(..plan.traffic.len() / 8)),
 ];
+
+/// Parts of the events that are left out, one part after the other: halves, then ever smaller ones.
+const PARTS: [usize; 4] = [2, 4, 8, 16];
 
 /// The smallest schedule found, and what came of it, with its trace.
 #[must_use]
@@ -41,17 +40,24 @@ pub fn shrink(seed: u64, mut plan: Plan) -> (Plan, Report) {
     let mut tries = 0;
     let mut helped = rule.is_some();
     while std::mem::take(&mut helped) {
-        for cut in CUTS {
+        let mut attempt = |cut: &dyn Fn(&mut Plan)| {
             let mut smaller = plan.clone();
             cut(&mut smaller);
             if tries == TRIES_MAX || smaller == plan {
-                continue;
+                return;
             }
             tries += 1;
             let found = run_plan(smaller.clone(), seed, true);
             if found.broken() == rule {
                 (plan, report, helped) = (smaller, found, true);
             }
+        };
+        CUTS.iter().for_each(|cut| attempt(cut));
+        for (parts, part) in PARTS.into_iter().flat_map(|parts| (0..parts).map(move |part| (parts, part))) {
+            attempt(&|plan| {
+                let length = plan.traffic.len();
+                drop(plan.traffic.drain(length * part / parts..length * (part + 1) / parts));
+            });
         }
     }
     (plan, report)
