@@ -28,6 +28,10 @@ pub enum Defect {
     RefusalsLeftOut,
     /// P8: a snapshot counts without all its chunks.
     HalfSnapshot,
+    /// P8: ids are spilled while a snapshot is being cut.
+    SpilledMeanwhile,
+    /// P4: of an id that may have been spilled the store is not asked.
+    SpilledUnasked,
     /// P7, P9: where the journal is lost, refusals are not read back from the dead letters.
     RefusalsNotRead,
     /// P9: the local state is taken without its mark.

@@ -10,6 +10,7 @@ mod entity;
 mod ids;
 mod seen;
 mod sequence;
+mod spilled;
 mod state;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -19,6 +20,7 @@ pub(crate) use decide::check_version;
 pub use decide::{FoldError, decide};
 pub use entity::{Entity, Gap, Held, Version};
 pub use ids::{BucketKey, EventId, IdBlock};
+pub use spilled::{Run, RunKey};
 pub use state::{Delta, EntityKey, Head, InForce, OpenGap, State, Totals};
 
 use crate::frame::Frame;

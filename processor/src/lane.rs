@@ -9,6 +9,7 @@
 mod checkpoint;
 mod claim;
 mod deliver;
+mod fold;
 mod gaps;
 mod snapshots;
 
@@ -23,29 +24,21 @@ use shared::config::KafkaSinkConfig;
 pub(crate) use self::claim::first_config;
 use crate::broker::{BrokerError, Journal, Log};
 use crate::clock::Clock;
-use crate::defect::{Defect, planted};
 use crate::failpoint::{self, Point};
-use crate::fold::{Effect, FoldConfig, FoldError, Held, Record, State, Verdict, decide};
+use crate::fold::{Effect, FoldConfig, FoldError, State};
 use crate::journal::{JournalError, Mark};
 use crate::position::{Epoch, Fence, Position};
 use crate::sink::{Sink, SinkError};
-use crate::store::{Store, Stores};
+use crate::store::{Store, StoreError, Stores};
 use crate::tickets::{Ticket, Tickets};
 
-/// Records folded before effects are delivered: small, for latency.
-const BATCH_RECORDS_MAX: usize = 1_000;
 /// A checkpoint is cut before its delta exceeds this, so that it fits into a journal record together with
 /// one more entity at its largest.
 const DELTA_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// How long the lane waits for a record when there is nothing else to do.
+/// How long the lane waits when there is nothing to do.
 const IDLE_WAIT: Duration = Duration::from_millis(50);
-/// The same while a checkpoint is under way, whose end is to be heard of soon.
-const COMMIT_WAIT: Duration = Duration::from_millis(2);
 /// The first and the longest wait before another claim.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
-
-/// How long the log may give nothing before it is asked whether it is there.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// How long a partition stands still that cannot go on until somebody acts.
 const STUCK_WAIT: Duration = Duration::from_secs(15);
@@ -80,6 +73,8 @@ pub struct LaneConfig {
     pub snapshot_after: u64,
     /// A snapshot's chunk is closed when it exceeds this.
     pub snapshot_chunk_bytes: usize,
+    /// Ids of one partition in memory: when they are more, they are spilled to its store.
+    pub ids_in_memory_max: usize,
     /// A Kafka sink: its topics, and what deletes.
     pub outputs: Option<KafkaSinkConfig>,
     /// What spans are called.
@@ -112,6 +107,9 @@ pub(crate) enum Trouble {
     /// The sink failed, fenced or halted: claim again.
     #[error("sink: {0}")]
     Sink(#[from] SinkError),
+    /// The local state of a partition failed, and had ids that are nowhere else but in the journal: claim again.
+    #[error("local state of partition {0}: {1}")]
+    Store(i32, StoreError),
     /// The group took the partition back while a commit was prepared.
     #[error("a partition was taken back by the group")]
     Ticket,
@@ -386,94 +384,8 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         if self.checkpoint_is_due() {
             self.checkpoint()?;
         }
-        self.tick_stores();
+        self.tick_stores()?;
         self.watch_gaps()
-    }
-
-    /// Folds what comes, up to a batch.
-    fn fold(&mut self) -> Result<(), Trouble> {
-        let mut wait = match self.batch_since {
-            _ if self.under_way.is_some() => COMMIT_WAIT,
-            None => IDLE_WAIT,
-            Some(since) => {
-                (since + self.config.checkpoint_interval).saturating_sub(self.clock.now()).min(IDLE_WAIT)
-            }
-        };
-        for n in 0..BATCH_RECORDS_MAX.min(self.config.batch.effects_max) {
-            let Some((partition, record)) = self.log.poll(wait)? else {
-                self.caught_up = true;
-                return if n == 0 { self.check_silence() } else { Ok(()) };
-            };
-            wait = Duration::ZERO;
-            self.log_heard = self.clock.now();
-            if self.fold_one(partition, &record)? {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// A log that gives nothing for a while is asked whether it is there: a client may have lost Kafka without
-    /// a word (librdkafka forgets every broker when it is told of none, as by brokers that were just fenced, and
-    /// never connects again: librdkafka#5301).
-    fn check_silence(&mut self) -> Result<(), Trouble> {
-        if self.clock.now().saturating_sub(self.log_heard) < SILENCE_MAX {
-            return Ok(());
-        }
-        if let Some((partition, _)) = self.parts.iter().find(|(_, part)| part.running.is_some()) {
-            self.log.bounds(*partition)?;
-        }
-        self.log_heard = self.clock.now();
-        Ok(())
-    }
-
-    /// Folds one record; true when the batch is large enough.
-    fn fold_one(&mut self, partition: i32, record: &Record) -> Result<bool, Trouble> {
-        let Some(Part { memory: Some((state, _)), running: Some(running), .. }) =
-            self.parts.get_mut(&partition)
-        else {
-            return Ok(false);
-        };
-        let any = planted(Defect::AnyOffsetFolded);
-        let expected = if any { record.offset } else { state.head().next_offset };
-        if record.offset < expected {
-            return Ok(false);
-        }
-        let known = running.hole == Some((expected, record.offset)) || planted(Defect::HoleTaken);
-        if record.offset > expected && !known {
-            // Retention or a foreign transaction leaves holes in a log; so does a client's error. Reading
-            // again tells: the same hole twice is the log's.
-            tracing::warn!(
-                partition,
-                expected,
-                found = record.offset,
-                "a hole in the event log; reading again"
-            );
-            running.hole = Some((expected, record.offset));
-            self.log.start(partition, expected)?;
-            return Ok(false);
-        }
-        let before = running.effects.len();
-        let verdict = decide(state, record, &self.config.pipeline, &mut running.effects)
-            .map_err(|e| Trouble::Stuck(partition, e.into()))?;
-        let effects = running.effects.get(before..).unwrap_or_default();
-        let passed = state.take_passed();
-        say_decided(partition, record, verdict, effects, &passed);
-        if shared::spans::is_on() {
-            self.traces.decided(partition, record, verdict, effects, &passed, self.clock.wall_ms());
-        }
-        self.batch_records += 1;
-        if self.batch_since.is_none() {
-            self.batch_since = Some(self.clock.now());
-        }
-        if verdict == Some(Verdict::Applied)
-            && record.offset >= running.silent_below
-            && record.frame.is_snapshot()
-        {
-            running.snapshots_applied += 1;
-        }
-        running.effect_bytes += effects.iter().map(|e| e.frame.len()).sum::<usize>();
-        Ok(running.effect_bytes >= self.config.batch.bytes_max || state.delta_bytes() >= DELTA_BYTES_MAX)
     }
 
     /// The one way back: what was folded since the last checkpoint is dropped, the producers are replaced, and
@@ -488,6 +400,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             Trouble::Broker(error) => ("kafka", Some(("kafka".to_owned(), error.to_string()))),
             Trouble::Sink(SinkError::Fenced { .. }) => ("fenced", None),
             Trouble::Sink(error) => ("sink", Some(("sink".to_owned(), error.to_string()))),
+            Trouble::Store(..) => ("store", None),
             Trouble::Ticket => ("rebalance", None),
             Trouble::Refolded => ("refused", None),
             Trouble::Stuck(partition, why) => ("stuck", Some((part(*partition), why.to_string()))),
@@ -511,6 +424,12 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             Trouble::Stuck(partition, _) => {
                 if let Some(part) = self.parts.get_mut(&partition) {
                     part.stuck_until = self.clock.now() + STUCK_WAIT;
+                }
+            }
+            Trouble::Store(partition, error) => {
+                if let Some(part) = self.parts.get_mut(&partition) {
+                    // Said above.
+                    let _ = part.give_store_up(partition, error);
                 }
             }
             Trouble::Broker(_) => self.stale_log = true,
@@ -565,30 +484,5 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         for partition in partitions {
             self.leave(partition);
         }
-    }
-}
-
-/// Tells the log, where that is wanted, what became of an event, and of those that it released or made stale.
-fn say_decided(
-    partition: i32,
-    record: &Record,
-    verdict: Option<Verdict>,
-    effects: &[Effect],
-    passed: &[Held],
-) {
-    if !tracing::enabled!(tracing::Level::DEBUG) {
-        return;
-    }
-    if let Some(verdict) = verdict {
-        let (trace_id, verdict) = (record.frame.trace_id(), crate::traces::name(verdict));
-        tracing::debug!(trace_id, partition, offset = record.offset, verdict, "event decided");
-    }
-    for effect in effects.iter().filter(|effect| effect.event_offset != record.offset) {
-        let (trace_id, offset) = (effect.frame.trace_id(), effect.event_offset);
-        tracing::debug!(trace_id, partition, offset, position = %effect.position, "event released");
-    }
-    for held in passed {
-        let (trace_id, offset) = (held.frame.trace_id(), held.offset);
-        tracing::debug!(trace_id, partition, offset, snapshot = record.offset, "held event stale");
     }
 }

@@ -30,13 +30,15 @@ pub const CLAIM_SECONDS: &str = "hookline_processor_claim_seconds";
 /// Times a lane had to start again from its last checkpoint; label `reason`: one of [`RECOVERY_REASONS`].
 pub const RECOVERIES: &str = "hookline_processor_recoveries_total";
 /// Why a lane had to start again.
-pub const RECOVERY_REASONS: [&str; 6] = ["kafka", "fenced", "sink", "rebalance", "refused", "stuck"];
+pub const RECOVERY_REASONS: [&str; 7] = ["kafka", "fenced", "sink", "store", "rebalance", "refused", "stuck"];
 /// Effects that the sink refused for good.
 pub const REFUSALS: &str = "hookline_processor_refusals_total";
 /// Partitions that this instance owns; label `pipeline`.
 pub const OWNED: &str = "hookline_processor_owned_partitions";
 /// Ids remembered; labels `pipeline`, `partition`.
 pub const IDS: &str = "hookline_processor_remembered_ids";
+/// Of the ids remembered, those on the disk only; labels `pipeline`, `partition`.
+pub const IDS_SPILLED: &str = "hookline_processor_spilled_ids";
 /// Entities remembered; labels `pipeline`, `partition`.
 pub const ENTITIES: &str = "hookline_processor_remembered_entities";
 /// Times the local state was wiped since it was damaged or another log's.
@@ -93,6 +95,7 @@ pub fn describe() {
     describe_counter!(REFUSALS, "Effects that the sink refused for good");
     describe_gauge!(OWNED, "Partitions that this instance owns");
     describe_gauge!(IDS, "Event ids remembered within the window");
+    describe_gauge!(IDS_SPILLED, "Of these, those that are on the disk only");
     describe_gauge!(ENTITIES, "Entities remembered");
     describe_gauge!(CONNECTIONS, "Connections by status, in the partitions that this instance owns");
     describe_counter!(CONNECTION_CHANGES, "Times that a connection's status began");

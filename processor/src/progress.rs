@@ -85,6 +85,7 @@ impl Progress {
         self.gauge(names::GAPS, partition, state.gaps_open() as f64);
         self.gauge(names::PARKED, partition, state.gaps_parked() as f64);
         self.gauge(names::IDS, partition, ids as f64);
+        self.gauge(names::IDS_SPILLED, partition, (ids - state.ids_in_memory()) as f64);
         self.gauge(names::ENTITIES, partition, entities as f64);
     }
 

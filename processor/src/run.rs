@@ -274,6 +274,7 @@ fn lane_config(config: &Config, name: &str, pipeline: &PipelineConfig, instance:
         },
         snapshot_after: pipeline.checkpoint.snapshot_after.0,
         snapshot_chunk_bytes: crate::snapshot::CHUNK_BYTES,
+        ids_in_memory_max: pipeline.fold.ids_in_memory_max as usize,
         outputs: pipeline.sink.kafka().cloned(),
         names: Names {
             pipeline: name.to_owned(),

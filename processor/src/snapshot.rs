@@ -6,15 +6,23 @@
 //! checkpoint's record: that start is what makes the snapshot count, and names it. Only then are older chunks
 //! removed. So whatever a restore finds as the journal's start, the snapshot that it continues is there.
 //!
+//! Head and entities are those of the covered checkpoint. Ids are cut when their chunk is written: among them are some
+//! of later checkpoints, and those that have expired meanwhile are not. That does no harm: a chunk is committed with a
+//! checkpoint, so a restore that finds it finds the journal up to there, and with it all that was added or expired.
+//!
 //! Format of a chunk: `HKS`, one byte of format version, then [`Chunk`] in postcard's encoding.
+
+use std::collections::VecDeque;
+use std::ops::{Range, RangeInclusive};
 
 use serde::{Deserialize, Serialize};
 
 use crate::broker::BrokerError;
 use crate::defect::{Defect, planted};
-use crate::fold::{Delta, EventId, Head, IdBlock, State};
+use crate::fold::{Delta, Entity, EntityKey, EventId, Head, IdBlock, RunKey, State};
 use crate::journal::{Entry, JournalError, JournalRecord, Mark};
 use crate::position::Epoch;
+use crate::store::StoreError;
 
 const MAGIC: &[u8; 3] = b"HKS";
 /// The version of the format. 2 is to 1 what it is in the journal.
@@ -35,61 +43,111 @@ struct Chunk {
     delta: Delta,
 }
 
-/// Cuts the state as of the checkpoint at `mark` into the values of chunks, each closed when it exceeds
-/// `chunk_bytes`.
-///
-/// # Errors
-/// Out of memory, in practice.
-pub fn cut(state: &State, mark: Mark, chunk_bytes: usize) -> Result<Vec<Vec<u8>>, JournalError> {
-    let mark = Mark { journal_bytes: 0, ..mark };
-    let Delta { mut head, ids, entities } = state.whole();
-    if planted(Defect::RefusalsLeftOut) {
-        head.refusals.clear();
-    }
-    let mut parts = Parts { parts: vec![empty(&head)], head, room: chunk_bytes, chunk_bytes };
-    // Each is freed when it is cut: the ids are in memory once more, not three times.
-    for block in ids {
-        for piece in block.ids.chunks((chunk_bytes / size_of::<EventId>()).max(1)) {
-            let block = IdBlock { bucket: block.bucket, ids: piece.to_vec() };
-            parts.with_room(size_of_val(piece)).ids.push(block);
+/// Why a chunk cannot be cut.
+#[derive(Debug, thiserror::Error)]
+pub enum CutError {
+    /// Out of memory, in practice.
+    #[error("{0}")]
+    Encode(#[from] JournalError),
+    /// The spilled ids cannot be read.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}
+
+/// A snapshot that is being cut.
+#[derive(Debug)]
+pub struct Cutting {
+    mark: Mark,
+    head: Head,
+    pieces: VecDeque<Piece>,
+    /// The number of the next chunk, of how many.
+    next: u32,
+    count: u32,
+}
+
+/// What a chunk holds.
+#[derive(Debug)]
+enum Piece {
+    Entities(Vec<(EntityKey, Entity)>),
+    /// A portion of the ids in memory.
+    Ids(Range<usize>),
+    /// Those of a run whose first two bytes are in a range.
+    Run(RunKey, RangeInclusive<u16>),
+}
+
+impl Cutting {
+    /// Begins with the state as of the checkpoint at `mark`, each chunk closed when it exceeds `chunk_bytes`. The
+    /// entities are in memory once more until they are cut.
+    #[must_use]
+    pub fn begin(state: &State, mark: Mark, chunk_bytes: usize) -> Self {
+        let mut head = state.checkpointed().clone();
+        if planted(Defect::RefusalsLeftOut) {
+            head.refusals.clear();
         }
+        let mut pieces = VecDeque::new();
+        let (mut entities, mut bytes) = (Vec::new(), 0);
+        for (key, entity) in state.entities() {
+            let own = key.len() + entity.stored_len();
+            if bytes > 0 && bytes + own > chunk_bytes {
+                pieces.push_back(Piece::Entities(std::mem::take(&mut entities)));
+                bytes = 0;
+            }
+            bytes += own;
+            entities.push((key, entity));
+        }
+        // The last one is there also where it is empty: an empty state is a chunk.
+        pieces.push_back(Piece::Entities(entities));
+        let chunk_ids = (chunk_bytes / size_of::<EventId>()).max(1);
+        pieces.extend(state.portions(chunk_ids).map(Piece::Ids));
+        for (run, ids) in state.runs() {
+            // Ids are spread evenly.
+            let parts = u32::try_from(ids.div_ceil(chunk_ids)).unwrap_or(u32::MAX).clamp(1, 1 << 16);
+            let begin = |part: u32| (part << 16) / parts;
+            pieces.extend((0..parts).map(|part| {
+                let (first, last) = (begin(part) as u16, (begin(part + 1) - 1) as u16);
+                Piece::Run(run, first..=last)
+            }));
+        }
+        let count = u32::try_from(pieces.len()).unwrap_or(u32::MAX);
+        Self { mark: Mark { journal_bytes: 0, ..mark }, head, pieces, next: 0, count }
     }
-    for (key, entity) in entities {
-        parts.with_room(key.len() + entity.stored_len()).entities.push((key, entity));
-    }
-    let count = u32::try_from(parts.parts.len()).unwrap_or(u32::MAX);
-    let encode = |(index, delta): (u32, Delta)| {
-        let mut out = Vec::with_capacity(chunk_bytes + 1024);
+
+    /// Cuts the next chunk, from the state as of the checkpoint before the one that it is committed with. `read` gives
+    /// a part of a run that was spilled. `None`: that was all.
+    ///
+    /// # Errors
+    /// The chunk cannot be cut.
+    pub fn next(
+        &mut self,
+        state: &State,
+        read: impl FnOnce(RunKey, RangeInclusive<u16>) -> Result<Vec<EventId>, StoreError>,
+    ) -> Result<Option<Vec<u8>>, CutError> {
+        let Some(piece) = self.pieces.pop_front() else { return Ok(None) };
+        let (mut ids, mut entities) = (Vec::new(), Vec::new());
+        match piece {
+            Piece::Entities(all) => entities = all,
+            Piece::Ids(portion) => ids = state.portion(portion),
+            Piece::Run(run, range) if state.runs().any(|(there, _)| there == run) => {
+                ids = vec![IdBlock { bucket: run.bucket, ids: read(run, range)? }];
+            }
+            // It has expired.
+            Piece::Run(..) => {}
+        }
+        let delta = Delta { head: self.head.clone(), ids, entities };
+        let mut out = Vec::with_capacity(64 * 1024);
         out.extend(MAGIC);
         out.push(if delta.knows_snapshots() { FORMAT } else { 1 });
-        postcard::to_extend(&Chunk { mark, index, count, delta }, out).map_err(JournalError::Encode)
-    };
-    (0..count).zip(parts.parts).map(encode).collect()
-}
-
-struct Parts {
-    parts: Vec<Delta>,
-    head: Head,
-    /// Bytes that fit into the last one.
-    room: usize,
-    chunk_bytes: usize,
-}
-
-impl Parts {
-    /// The part that takes the next `bytes`.
-    fn with_room(&mut self, bytes: usize) -> &mut Delta {
-        if self.room < bytes && self.room < self.chunk_bytes {
-            self.parts.push(empty(&self.head));
-            self.room = self.chunk_bytes;
-        }
-        self.room = self.room.saturating_sub(bytes);
-        let last = self.parts.len() - 1;
-        &mut self.parts[last]
+        let (index, count) = (self.next, self.count);
+        self.next += 1;
+        let chunk = Chunk { mark: self.mark, index, count, delta };
+        Ok(Some(postcard::to_extend(&chunk, out).map_err(JournalError::Encode)?))
     }
-}
 
-fn empty(head: &Head) -> Delta {
-    Delta { head: head.clone(), ids: Vec::new(), entities: Vec::new() }
+    /// Whether all is cut.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.pieces.is_empty()
+    }
 }
 
 /// Why there is nothing to start a replay from.
@@ -190,7 +248,7 @@ impl Gathering {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fold::{BucketKey, Entity, Version};
+    use crate::fold::{BucketKey, Run, Version};
     use crate::position::Digest;
 
     const MARK: Mark = Mark {
@@ -219,6 +277,26 @@ mod tests {
         state
     }
 
+    /// All chunks at once, those of spilled ids from where they were spilled to.
+    fn cut_with(state: &State, mark: Mark, chunk_bytes: usize, runs: &[Run]) -> Vec<Vec<u8>> {
+        let mut cutting = Cutting::begin(state, mark, chunk_bytes);
+        let mut chunks = Vec::new();
+        let read = |key, range: RangeInclusive<u16>| {
+            let run = runs.iter().find(|run| run.key == key).unwrap();
+            let first_two = |id: &EventId| u16::from_be_bytes([id.0[0], id.0[1]]);
+            Ok(run.ids.iter().copied().filter(|id| range.contains(&first_two(id))).collect())
+        };
+        while let Some(chunk) = cutting.next(state, read).unwrap() {
+            chunks.push(chunk);
+        }
+        assert!(cutting.is_done());
+        chunks
+    }
+
+    fn cut(state: &State, mark: Mark, chunk_bytes: usize) -> Vec<Vec<u8>> {
+        cut_with(state, mark, chunk_bytes, &[])
+    }
+
     fn first_record() -> Option<(i64, Vec<u8>)> {
         let entry = Entry::Checkpoint { from: 0, delta: Box::new(State::new(0).delta()), fence: None };
         let record =
@@ -236,7 +314,7 @@ mod tests {
     #[test]
     fn a_state_comes_back_as_it_was() {
         let state = large();
-        let chunks = cut(&state, MARK, CHUNK_BYTES).unwrap();
+        let chunks = cut(&state, MARK, CHUNK_BYTES);
         assert!(chunks.len() > 3, "{}", chunks.len());
         assert!(chunks.iter().all(|chunk| chunk.len() < CHUNK_BYTES + 64 * 1024));
         let (back, mark) = found(&chunks).unwrap();
@@ -246,16 +324,60 @@ mod tests {
     }
 
     #[test]
+    fn spilled_ids_are_in_it() {
+        let (mut state, mut runs) = (large(), Vec::new());
+        let whole = state.whole();
+        let written: Result<(), StoreError> = state.spill(|spilled| {
+            runs = spilled.to_vec();
+            Ok(())
+        });
+        written.unwrap();
+        assert!(state.has_spilled() && state.ids_in_memory() == 0);
+        let chunks = cut_with(&state, MARK, CHUNK_BYTES, &runs);
+        assert!(chunks.iter().all(|chunk| chunk.len() < CHUNK_BYTES + 64 * 1024));
+        assert_eq!(found(&chunks).unwrap().0.whole(), whole);
+    }
+
+    /// Ids that come between two chunks may be in the snapshot or not; none that was there is missing.
+    #[test]
+    fn what_comes_meanwhile_does_no_harm() {
+        let mut state = large();
+        let before = state.whole();
+        let mut cutting = Cutting::begin(&state, MARK, CHUNK_BYTES);
+        let (mut chunks, mut n) = (Vec::new(), 1_000_000);
+        while let Some(chunk) = cutting.next(&state, |_, _| panic!("nothing is spilled")).unwrap() {
+            chunks.push(chunk);
+            let ids = (n..n + 50_000).map(|n: u32| EventId::new("source", "", &n.to_string())).collect();
+            n += 50_000;
+            let bucket = BucketKey { start_ms: 2000, span_ms: 1000 };
+            let delta =
+                Delta { head: before.head.clone(), ids: vec![IdBlock { bucket, ids }], entities: vec![] };
+            state.apply(delta);
+        }
+        let after = state.whole();
+        let (mut back, _) = found(&chunks).unwrap();
+        assert_eq!(back.checkpointed(), &before.head);
+        // What the journal adds.
+        back.apply(after.clone());
+        assert_eq!(back.whole(), after);
+        back = found(&chunks).unwrap().0;
+        back.apply(before);
+        assert_eq!(back.whole().entities, after.entities);
+        let (found, all) = (back.sizes().0, after.ids.iter().map(|block| block.ids.len()).sum::<usize>());
+        assert!((150_003..all).contains(&found), "{found} of {all}");
+    }
+
+    #[test]
     fn an_empty_state_is_one_chunk() {
         let state = State::new(12);
-        let chunks = cut(&state, MARK, CHUNK_BYTES).unwrap();
+        let chunks = cut(&state, MARK, CHUNK_BYTES);
         assert_eq!(chunks.len(), 1);
         assert_eq!(found(&chunks).unwrap().0.whole(), state.whole());
     }
 
     #[test]
     fn a_snapshot_with_a_missing_chunk_does_not_count() {
-        let chunks = cut(&large(), MARK, CHUNK_BYTES).unwrap();
+        let chunks = cut(&large(), MARK, CHUNK_BYTES);
         for missing in 0..chunks.len() {
             let mut torn = chunks.clone();
             torn.remove(missing);
@@ -267,8 +389,8 @@ mod tests {
     #[test]
     fn chunks_of_other_snapshots_and_of_other_attempts_do_no_harm() {
         let state = large();
-        let chunks = cut(&state, MARK, CHUNK_BYTES).unwrap();
-        let other = cut(&State::new(5), Mark { offset: 8, ..MARK }, CHUNK_BYTES).unwrap();
+        let chunks = cut(&state, MARK, CHUNK_BYTES);
+        let other = cut(&State::new(5), Mark { offset: 8, ..MARK }, CHUNK_BYTES);
         let mixed = [&other[..], &chunks[..2], &other[..], &chunks[..]].concat();
         assert_eq!(found(&mixed).unwrap().0.whole(), state.whole());
         let half = [&chunks[..], &chunks[..2]].concat();

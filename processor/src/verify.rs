@@ -23,7 +23,7 @@ use crate::kafka::{KafkaContext, Reader, position_of, refusal_of};
 use crate::lane::first_config;
 use crate::position::Position;
 use crate::sink::{Sink, SinkError};
-use crate::store::{SledStores, Store, StoreError, Stores};
+use crate::store::{SledStores, Store, StoreError, Stores, unspill};
 
 /// Records between two looks at the clock.
 const PACE_EVERY: u64 = 500;
@@ -408,7 +408,10 @@ fn load_copy(stores: &SledStores, dir: &Path, partition: i32) -> Result<Option<(
     let copy = tempfile::tempdir()?;
     let mut stores = stores.at(copy.path());
     copy_files(dir, &stores.directory(partition))?;
-    stores.open(partition)?.load()
+    let mut store = stores.open(partition)?;
+    let Some((mut state, mark)) = store.load()? else { return Ok(None) };
+    unspill(&mut state, &mut store)?;
+    Ok(Some((state, mark)))
 }
 
 /// A directory and all that is below it.

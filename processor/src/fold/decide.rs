@@ -28,6 +28,10 @@ pub enum FoldError {
         /// The version in the record.
         found: u32,
     },
+    /// Whether this event's id was seen is known to the store only: ask it, tell the state ([`State::tell`]), decide
+    /// again.
+    #[error("whether an event was seen before is known to the local state only, which was not asked")]
+    Unsure(EventId),
     /// No configuration is in force.
     #[error("no configuration of the fold is in force at offset {0}")]
     NoConfig(i64),
@@ -76,14 +80,20 @@ pub fn decide(
     let knows_snapshots = in_force.config.knows_snapshots() || planted(Defect::SnapshotBeforeItsVersion);
     let limits = Limits { events: in_force.config.held_events_max, bytes: in_force.config.held_bytes_max };
     let order = event.as_ref().ok().and_then(|e| in_force.config.order_of(e.source, e.kind)).cloned();
+    let id = match (&event, &order) {
+        (Ok(event), Some(_)) => Some(EventId::new(event.source, &event.connection, event.id)),
+        (Ok(_) | Err(_), _) => None,
+    };
+    if let Some(id) = id.filter(|id| state.is_unsure(*id) && !planted(Defect::SpilledUnasked)) {
+        return Err(FoldError::Unsure(id));
+    }
     state.advance(record.offset, record.time_ms, &record.frame);
     let mut out = Out { record, effects, ordinal: 0 };
     let event = match event {
         Ok(event) => event,
         Err(error) => return Ok(Some(out.dead_letter(state, format!("not an event: {error}")))),
     };
-    let Some(order) = order else { return Ok(Some(out.count(state, Verdict::Ignored))) };
-    let id = EventId::new(event.source, &event.connection, event.id);
+    let (Some(order), Some(id)) = (order, id) else { return Ok(Some(out.count(state, Verdict::Ignored))) };
     if state.seen(id) {
         return Ok(Some(out.count(state, Verdict::Duplicate)));
     }

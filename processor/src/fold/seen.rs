@@ -1,10 +1,11 @@
-//! The ids that a partition remembers: 16 bytes for each, and 6 to 11 for where it stands. One table for all buckets,
+//! The ids that a partition remembers in memory: 16 bytes for each, and 6 to 11 for where it stands. One table for all buckets,
 //! so that a new id is looked for once, not in each bucket.
 //!
 //! Ids stand in chunks in the order in which they came, each chunk's of one bucket: the chunks of an expired one are
 //! freed whole. The table holds places and doubles when it is full; the chunks, which are most of it, never move.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -12,7 +13,7 @@ use hashbrown::hash_table::Entry;
 use super::ids::{BucketKey, EventId, IdBlock};
 
 /// Ids of a chunk that is full, 16 KiB.
-const CHUNK_IDS: usize = 1024;
+pub(super) const CHUNK_IDS: usize = 1024;
 
 /// Ids, each in the bucket in which it was last seen.
 #[derive(Debug, Default)]
@@ -90,6 +91,20 @@ impl Seen {
 
     pub(super) fn len(&self) -> usize {
         self.places.len()
+    }
+
+    /// How many chunks there are, with empty ones.
+    pub(super) fn chunks(&self) -> usize {
+        self.chunks.chunks.len()
+    }
+
+    /// The ids of some chunks, as they are now.
+    pub(super) fn of_chunks(&self, range: Range<usize>) -> Vec<IdBlock> {
+        let block = |chunk: &Chunk| IdBlock {
+            bucket: chunk.bucket,
+            ids: chunk.ids.iter().copied().filter(|id| *id != EventId::SNAPSHOT).collect(),
+        };
+        self.chunks.chunks.get(range).unwrap_or_default().iter().map(block).collect()
     }
 
     /// All ids, sorted: the same for equal contents.

@@ -3,6 +3,7 @@
 //! and another overlay takes what is decided until that one is final.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,8 @@ use super::Verdict;
 use super::config::FoldConfig;
 use super::entity::{Entity, Gap, Held};
 use super::ids::{BucketKey, EventId, IdBlock};
-use super::seen::Seen;
+use super::seen::{CHUNK_IDS, Seen};
+use super::spilled::{Run, RunKey, Spilled};
 use crate::defect::{Defect, planted};
 use crate::frame::Frame;
 use crate::position::{Digest, Epoch, Position};
@@ -127,6 +129,8 @@ pub struct OpenGap<'a> {
 #[derive(Debug)]
 pub struct State {
     seen: Seen,
+    /// Ids that are on the disk only.
+    spilled: Spilled,
     entities: HashMap<EntityKey, Entity>,
     /// About how many bytes `entities` take when stored.
     entity_bytes: usize,
@@ -181,7 +185,8 @@ impl State {
         };
         let overlay = Overlay::over(&base);
         let (seen, entities, gaps) = (Seen::default(), HashMap::new(), BTreeSet::new());
-        Self { seen, entities, entity_bytes: 0, gaps, base, sealed: None, overlay }
+        let spilled = Spilled::default();
+        Self { seen, spilled, entities, entity_bytes: 0, gaps, base, sealed: None, overlay }
     }
 
     /// The head with everything that was folded.
@@ -202,16 +207,103 @@ impl State {
         self.overlay.bytes
     }
 
-    /// Ids and entities in memory, as of the last checkpoint.
+    /// Ids and entities, as of the last checkpoint.
     #[must_use]
     pub fn sizes(&self) -> (usize, usize) {
-        (self.seen.len(), self.entities.len())
+        (self.seen.len() + self.spilled.len(), self.entities.len())
     }
 
     /// About how many bytes the state takes when stored, as of the last checkpoint.
     #[must_use]
     pub fn stored_bytes(&self) -> usize {
-        self.seen.len() * size_of::<EventId>() + self.entity_bytes
+        self.sizes().0 * size_of::<EventId>() + self.entity_bytes
+    }
+
+    /// Ids in memory, as of the last checkpoint.
+    #[must_use]
+    pub fn ids_in_memory(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Whether there are ids that only a store has.
+    #[must_use]
+    pub fn has_spilled(&self) -> bool {
+        self.spilled.len() > 0
+    }
+
+    /// Has a store write all ids that are in memory, as of the last checkpoint, and forgets them.
+    ///
+    /// # Errors
+    /// The store's; nothing is forgotten.
+    pub fn spill<E>(&mut self, write: impl FnOnce(&[Run]) -> Result<(), E>) -> Result<(), E> {
+        let blocks = self.seen.sorted();
+        if self.spilled.room() < blocks.len() {
+            // They stay in memory until some runs expire.
+            return Ok(());
+        }
+        let run = |IdBlock { bucket, ids }| Run { key: self.spilled.next_key(bucket), ids };
+        let runs: Vec<Run> = blocks.into_iter().map(run).collect();
+        write(&runs)?;
+        self.seen = Seen::default();
+        runs.iter().for_each(|run| self.spilled.add(run));
+        self.spilled.forget_told();
+        Ok(())
+    }
+
+    /// A run that a store has.
+    pub fn add_run(&mut self, run: Run) {
+        match self.spilled.room() {
+            0 => self.seen.add(&IdBlock { bucket: run.key.bucket, ids: run.ids }),
+            _ => self.spilled.add(&run),
+        }
+    }
+
+    /// Brings all ids into memory.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn unspill<E>(&mut self, mut read: impl FnMut(RunKey) -> Result<Vec<EventId>, E>) -> Result<(), E> {
+        for (run, _) in std::mem::take(&mut self.spilled).runs() {
+            self.seen.add(&IdBlock { bucket: run.bucket, ids: read(run)? });
+        }
+        Ok(())
+    }
+
+    /// The runs that may hold an id: what a store is asked.
+    #[must_use]
+    pub fn runs_that_may_hold(&self, id: EventId) -> Vec<RunKey> {
+        self.spilled.candidates(id).collect()
+    }
+
+    /// The latest bucket in which a store has an id; `None`: it has it not. Known until the next checkpoint is final.
+    pub fn tell(&mut self, id: EventId, bucket: Option<BucketKey>) {
+        self.spilled.tell(id, bucket);
+    }
+
+    /// The ids in memory in portions, each of at most `ids` and at least 1,024: what [`State::portion`] takes.
+    pub fn portions(&self, ids: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (chunks, step) = (self.seen.chunks(), (ids / CHUNK_IDS).max(1));
+        (0..chunks).step_by(step).map(move |begin| begin..(begin + step).min(chunks))
+    }
+
+    /// The ids of a portion as they are now, as of the last checkpoint: since the portions were made others may have
+    /// come, and expired ones gone.
+    #[must_use]
+    pub fn portion(&self, portion: Range<usize>) -> Vec<IdBlock> {
+        self.seen.of_chunks(portion)
+    }
+
+    /// All runs of spilled ids, each with how many they are.
+    pub fn runs(&self) -> impl Iterator<Item = (RunKey, usize)> {
+        self.spilled.runs()
+    }
+
+    /// All entities, as of the last checkpoint; sorted.
+    #[must_use]
+    pub fn entities(&self) -> Vec<(EntityKey, Entity)> {
+        let mut entities: Vec<_> = self.entities.iter().map(|(k, e)| (k.clone(), e.clone())).collect();
+        entities.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        entities
     }
 
     /// Open gaps, as of the last checkpoint: the first to expire first, then the parked ones.
@@ -319,17 +411,21 @@ impl State {
         }
         self.base = delta.head;
         self.seen.expire(self.base.ids_from_ms);
+        self.spilled.expire(self.base.ids_from_ms);
+        self.spilled.forget_told();
         if self.sealed.take().is_none() {
             self.drop_overlay();
         }
     }
 
     /// The whole state as of the last checkpoint, in one order: equal states give equal bytes.
+    ///
+    /// # Panics
+    /// There are ids that only a store has.
     #[must_use]
     pub fn whole(&self) -> Delta {
-        let mut entities: Vec<_> = self.entities.iter().map(|(k, e)| (k.clone(), e.clone())).collect();
-        entities.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Delta { head: self.base.clone(), ids: self.seen.sorted(), entities }
+        assert!(!self.has_spilled(), "a store has the rest");
+        Delta { head: self.base.clone(), ids: self.seen.sorted(), entities: self.entities() }
     }
 
     pub(super) fn head_mut(&mut self) -> &mut Head {
@@ -361,6 +457,12 @@ impl State {
         self.overlay.seen.contains(id, from)
             || self.sealed.as_ref().is_some_and(|sealed| sealed.seen.contains(id, from))
             || self.seen.contains(id, from)
+            || self.spilled.contains(id, from)
+    }
+
+    /// Whether only the store can say if an id was seen.
+    pub(super) fn is_unsure(&self, id: EventId) -> bool {
+        self.spilled.is_unsure(id)
     }
 
     pub(super) fn remember(&mut self, id: EventId, window_ms: i64) {

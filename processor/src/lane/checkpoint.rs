@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{DELTA_BYTES_MAX, Lane, Trouble};
+use super::{DELTA_BYTES_MAX, Lane, Part, Trouble};
 use crate::broker::{Commit, End, Journal, Log};
 use crate::clock::Clock;
 use crate::defect::{Defect, planted};
@@ -11,7 +11,7 @@ use crate::fold::Delta;
 use crate::journal::{Entry, JournalRecord, Mark};
 use crate::position::Position;
 use crate::sink::SinkError;
-use crate::store::{Store, Stores};
+use crate::store::{Store, StoreError, Stores};
 
 /// After a slower commit the producer is replaced: a delayed end of that transaction could hit the next one.
 const SLOW_COMMIT: Duration = Duration::from_secs(2);
@@ -133,11 +133,14 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             return Ok(());
         };
         failpoint::pass(Point::Committed);
+        let mut applied = Ok(());
         for (p, journal_offset) in under_way.prepared.into_iter().zip(ended.marks) {
-            self.apply(p, journal_offset);
+            applied = self.apply(p, journal_offset).and(applied);
         }
+        applied?;
         self.finish_snapshots();
         self.begin_snapshot();
+        self.spill_ids()?;
         self.traces.tell(self.clock.wall_ms());
         let seconds = self.clock.now().saturating_sub(under_way.started).as_secs_f64();
         metrics::histogram!(crate::metrics::CHECKPOINT_SECONDS).record(seconds);
@@ -227,37 +230,64 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     }
 
     /// Lets the stores write what they gathered, also when no events come.
-    pub(super) fn tick_stores(&mut self) {
+    pub(super) fn tick_stores(&mut self) -> Result<(), Trouble> {
         let now = self.clock.now();
         if now.saturating_sub(self.stores_ticked) < STORE_TICK {
-            return;
+            return Ok(());
         }
         self.stores_ticked = now;
         for (partition, part) in &mut self.parts {
             if let Some(store) = &mut part.store
                 && let Err(error) = store.tick()
             {
-                tracing::error!(partition, %error, "local state cannot be written; going on without it");
-                part.store = None;
+                part.give_store_up(*partition, error)?;
             }
         }
+        Ok(())
+    }
+
+    /// Ids for which there is no room in memory go to the store. Not while a snapshot looks at them.
+    fn spill_ids(&mut self) -> Result<(), Trouble> {
+        for (partition, part) in &mut self.parts {
+            let is_cut = part.snapshot.is_some() && !planted(Defect::SpilledMeanwhile);
+            let Part { memory: Some((state, _)), store: Some(store), .. } = part else { continue };
+            if is_cut || state.ids_in_memory() <= self.config.ids_in_memory_max {
+                continue;
+            }
+            if let Err(error) = state.spill(|runs| store.spill(runs)) {
+                part.give_store_up(*partition, error)?;
+            }
+        }
+        Ok(())
     }
 
     /// After the commit, and only then: the state, and the store with its mark last.
-    fn apply(&mut self, p: Prepared, journal_offset: i64) {
-        let Some(part) = self.parts.get_mut(&p.partition) else { return };
-        let Some((state, own_mark)) = &mut part.memory else { return };
+    fn apply(&mut self, p: Prepared, journal_offset: i64) -> Result<(), Trouble> {
+        let Some(part) = self.parts.get_mut(&p.partition) else { return Ok(()) };
         let mark = Mark { offset: journal_offset, ..p.mark };
         if let Some(store) = &mut part.store
             && let Err(error) = store.save(&p.delta, mark)
         {
-            tracing::error!(partition = p.partition, %error, "local state cannot be written; going on without it");
-            part.store = None;
+            part.give_store_up(p.partition, error)?;
         }
+        let Some((state, own_mark)) = &mut part.memory else { return Ok(()) };
         let later = planted(Defect::OverlayCovered).then(|| state.delta());
         state.apply(*p.delta);
         later.into_iter().for_each(|later| state.apply(later));
         *own_mark = mark;
         self.progress.checkpointed(p.partition, state, p.snapshots);
+        Ok(())
+    }
+}
+
+impl<S> Part<S> {
+    /// Goes on without the store; where ids are in there only, without the memory too, from the journal.
+    pub(super) fn give_store_up(&mut self, partition: i32, error: StoreError) -> Result<(), Trouble> {
+        self.store = None;
+        if self.memory.take_if(|(state, _)| state.has_spilled()).is_some() {
+            return Err(Trouble::Store(partition, error));
+        }
+        tracing::error!(partition, %error, "local state cannot be written; going on without it");
+        Ok(())
     }
 }

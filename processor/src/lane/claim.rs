@@ -287,8 +287,10 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         if let Some(error) = store_failed
             && let Some(part) = self.parts.get_mut(&claim.partition)
         {
-            tracing::error!(partition = claim.partition, %error, "local state cannot be written; going on without it");
-            part.store = None;
+            if replay.state.has_spilled() {
+                return Err(Trouble::Store(claim.partition, error));
+            }
+            part.give_store_up(claim.partition, error)?;
         }
         match failed {
             Some(error) => Err(Trouble::Stuck(claim.partition, error.into())),

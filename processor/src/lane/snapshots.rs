@@ -1,18 +1,17 @@
 //! Snapshots and the trimming of the journal. Step P8 of the protocol; the formats are in [`crate::snapshot`].
 //!
-//! A snapshot is taken in memory right after the checkpoint that it covers. Its chunks go along with the
-//! checkpoints that follow, some in each, so that the work on events goes on meanwhile.
+//! A snapshot is begun right after the checkpoint that it covers. Its chunks go along with the checkpoints that follow,
+//! some in each, so that the work on events goes on meanwhile. Ids are spilled between two snapshots only: none moves
+//! past the one that looks at them all.
 
-use std::collections::VecDeque;
-
-use super::{Lane, Trouble};
+use super::{Lane, Part, Trouble};
 use crate::broker::{Journal, Log};
 use crate::clock::Clock;
 use crate::defect::{Defect, planted};
 use crate::failpoint::{self, Point};
 use crate::journal::Mark;
-use crate::snapshot;
-use crate::store::Stores;
+use crate::snapshot::{CutError, Cutting};
+use crate::store::{Store, StoreError, Stores};
 
 /// Chunks in one checkpoint: bounds its transaction.
 const PORTION_CHUNKS: usize = 8;
@@ -21,14 +20,14 @@ const PORTION_CHUNKS: usize = 8;
 pub(super) struct Writing {
     /// The checkpoint that it covers.
     covered: Mark,
-    chunks: VecDeque<Vec<u8>>,
+    cutting: Cutting,
     /// An offset of the snapshots' partition at or below that of the first chunk.
     begins: i64,
 }
 
 impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
-    /// After a checkpoint: takes a snapshot of a partition whose journal has grown enough. One at a time, since
-    /// its chunks are in memory.
+    /// After a checkpoint: begins a snapshot of a partition whose journal has grown enough. One at a time, since its
+    /// entities are in memory twice.
     pub(super) fn begin_snapshot(&mut self) {
         if self.parts.values().any(|part| part.snapshot.is_some()) {
             return;
@@ -39,14 +38,10 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             if part.running.is_none() || mark.journal_bytes <= after.max(2 * state.stored_bytes() as u64) {
                 continue;
             }
-            let begun = match self.journal.snapshots_end(*partition) {
-                Ok(begins) => snapshot::cut(state, *mark, self.config.snapshot_chunk_bytes)
-                    .map(|chunks| Writing { covered: *mark, chunks: chunks.into(), begins })
-                    .map_err(|error| error.to_string()),
-                Err(error) => Err(error.to_string()),
-            };
-            match begun {
-                Ok(writing) => {
+            match self.journal.snapshots_end(*partition) {
+                Ok(begins) => {
+                    let cutting = Cutting::begin(state, *mark, self.config.snapshot_chunk_bytes);
+                    let writing = Writing { covered: *mark, cutting, begins };
                     tracing::debug!(partition, covered = writing.covered.offset, "snapshot begun");
                     if planted(Defect::TrimmedEarly) {
                         let _ = self.journal.trim(*partition, writing.covered.offset, writing.begins);
@@ -57,7 +52,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(partition, error, "no snapshot; trying again after the next batch")
+                    tracing::warn!(partition, %error, "no snapshot; trying again after the next batch")
                 }
             }
         }
@@ -66,11 +61,21 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     /// In a checkpoint, before its journal records: the next chunks.
     pub(super) fn write_chunks(&mut self) -> Result<(), Trouble> {
         for (partition, part) in &mut self.parts {
-            let Some(writing) = &mut part.snapshot else { continue };
+            let Part { snapshot: Some(writing), memory: Some((state, _)), store, .. } = part else {
+                continue;
+            };
             let mut bytes = 0;
-            while bytes < PORTION_CHUNKS * self.config.snapshot_chunk_bytes
-                && let Some(chunk) = writing.chunks.pop_front()
-            {
+            while bytes < PORTION_CHUNKS * self.config.snapshot_chunk_bytes {
+                let cut = writing.cutting.next(state, |run, range| match store {
+                    Some(store) => store.part(run, range),
+                    None => Err(StoreError::Damaged("given up".to_owned())),
+                });
+                let chunk = match cut {
+                    Ok(Some(chunk)) => chunk,
+                    Ok(None) => break,
+                    Err(CutError::Store(error)) => return Err(Trouble::Store(*partition, error)),
+                    Err(CutError::Encode(error)) => return Err(Trouble::Stuck(*partition, error.into())),
+                };
                 bytes += chunk.len();
                 self.journal.chunk(*partition, &chunk)?;
                 failpoint::pass(Point::ChunkWritten);
@@ -83,7 +88,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
     pub(super) fn finish_snapshots(&mut self) {
         for (partition, part) in &mut self.parts {
             let Some(Writing { covered, begins, .. }) =
-                part.snapshot.take_if(|writing| writing.chunks.is_empty())
+                part.snapshot.take_if(|writing| writing.cutting.is_done())
             else {
                 continue;
             };

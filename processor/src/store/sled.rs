@@ -1,12 +1,15 @@
 //! The store in sled. Measured traps that shape it: a key costs about 10 µs, and the memory that changing it takes
 //! comes back more slowly than a batch of many keys takes it, so ids and entities are stored in packed blocks, once a
-//! second; batches are atomic within a tree only, so the mark is written last; a zeroed file opens as an empty
+//! second; what is in its cache stays there (`sled/pages.rs`); batches are atomic within a tree only, so the mark is written last; a zeroed file opens as an empty
 //! database, so a sentinel says whose it is; a crash while opening leaves a `snap.*.generating` that must go; expiry
 //! drops whole trees.
 
 mod blocks;
+mod ids;
+mod pages;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,20 +18,21 @@ use serde::{Deserialize, Serialize};
 use sled::{Batch, Db};
 
 use self::blocks::Blocks;
+use self::ids::{Ids, Part};
 use super::{Store, StoreError, Stores};
 use crate::failpoint::{self, Point};
 use crate::fold::EntityKey;
-use crate::fold::{BucketKey, Delta, Entity, EventId, Head, IdBlock, State};
+use crate::fold::{BucketKey, Delta, Entity, EventId, Head, Run, RunKey, State};
 use crate::journal::Mark;
 
 /// The version of what is stored. Another one is wiped and restored from the journal.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 /// How long deltas are gathered before they are written.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often what was written is brought to the disk.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
-/// sled's page cache, per partition. Resident memory can reach ten times this.
-const CACHE_BYTES: u64 = 4 * 1024 * 1024;
+/// sled's page cache, per partition; a page in each of its 256 parts stays besides, 8 MiB at most.
+const CACHE_BYTES: u64 = 1024 * 1024;
 /// Gathered deltas are written early when they exceed this.
 const GATHERED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -36,7 +40,6 @@ const SENTINEL: &[u8] = b"sentinel";
 const HEAD: &[u8] = b"head";
 const MARK: &[u8] = b"mark";
 const ENTITIES: &[u8] = b"entities";
-const IDS_PREFIX: &[u8] = b"ids/";
 
 /// Whose state a directory holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,8 +115,8 @@ impl SledStores {
             }
         }
         let now = Instant::now();
-        let entities = Blocks::of(db.open_tree(ENTITIES)?);
-        Ok(SledStore { db, entities, gathered: Gathered::default(), written_at: now, flushed_at: now })
+        let (ids, entities) = (Ids::of(db.clone()), Blocks::of(db.open_tree(ENTITIES)?));
+        Ok(SledStore { db, ids, entities, gathered: Gathered::default(), written_at: now, flushed_at: now })
     }
 }
 
@@ -173,6 +176,7 @@ struct Gathered {
 #[derive(Debug)]
 pub struct SledStore {
     db: Db,
+    ids: Ids,
     entities: Blocks,
     gathered: Gathered,
     written_at: Instant,
@@ -212,6 +216,21 @@ impl Store for SledStore {
         Ok(())
     }
 
+    fn spill(&mut self, runs: &[Run]) -> Result<(), StoreError> {
+        said(|| self.ids.spill(runs))?;
+        // They are among what was spilled.
+        self.gathered.ids.clear();
+        Ok(())
+    }
+
+    fn holds(&mut self, run: RunKey, id: EventId) -> Result<bool, StoreError> {
+        said(|| self.ids.holds(run, id))
+    }
+
+    fn part(&mut self, run: RunKey, range: RangeInclusive<u16>) -> Result<Vec<EventId>, StoreError> {
+        said(|| self.ids.part(run, range))
+    }
+
     fn close(&mut self) -> Result<(), StoreError> {
         said(|| {
             self.write()?;
@@ -228,19 +247,16 @@ impl SledStore {
         let head: Head = postcard::from_bytes(&head)?;
         let mark: Mark = postcard::from_bytes(&mark)?;
         let mut state = State::new(0);
-        let mut add = |ids, entities| state.apply(Delta { head: head.clone(), ids, entities });
-        // The head, also where there is nothing else.
-        add(Vec::new(), Vec::new());
-        for name in self.db.tree_names() {
-            let Some(bucket) = name.strip_prefix(IDS_PREFIX).map(parse_bucket).transpose()? else { continue };
-            for block in self.db.open_tree(&name)?.iter() {
-                let (_, packed) = block?;
-                let (chunks, _) = packed.as_chunks::<16>();
-                let ids = chunks.iter().map(|id| EventId(*id)).collect();
-                add(vec![IdBlock { bucket, ids }], Vec::new());
-            }
-        }
-        self.entities.read(|entities| add(Vec::new(), entities))?;
+        let add = |state: &mut State, ids, entities| {
+            state.apply(Delta { head: head.clone(), ids, entities });
+        };
+        self.ids.read(|part| match part {
+            Part::InMemory(ids) => add(&mut state, vec![ids], Vec::new()),
+            Part::Spilled(run) => state.add_run(run),
+        })?;
+        self.entities.read(|entities| add(&mut state, Vec::new(), entities))?;
+        // The head, also where there is nothing else; and what has expired goes.
+        add(&mut state, Vec::new(), Vec::new());
         Ok(Some((state, mark)))
     }
 
@@ -254,17 +270,11 @@ impl SledStore {
         let gathered = std::mem::take(&mut self.gathered);
         let Some((head, mark)) = gathered.latest else { return Ok(()) };
         for (bucket, ids) in &gathered.ids {
-            let packed: Vec<u8> = ids.iter().flat_map(|id| id.0).collect();
-            self.db.open_tree(tree_name(*bucket))?.insert(mark.offset.to_be_bytes(), packed)?;
+            self.ids.append(*bucket, ids, mark.offset)?;
         }
         self.entities.write(gathered.entities, mark.offset)?;
         failpoint::pass(Point::StoreHalfWritten);
-        for name in self.db.tree_names() {
-            let Some(bucket) = name.strip_prefix(IDS_PREFIX).map(parse_bucket).transpose()? else { continue };
-            if bucket.is_expired(head.ids_from_ms) {
-                self.db.drop_tree(&name)?;
-            }
-        }
+        self.ids.expire(head.ids_from_ms)?;
         // The mark last, with its head: all before it can be written again without harm.
         let mut batch = Batch::default();
         batch.insert(HEAD, postcard::to_allocvec(&head)?);
@@ -272,18 +282,6 @@ impl SledStore {
         self.db.apply_batch(batch)?;
         Ok(())
     }
-}
-
-fn tree_name(bucket: BucketKey) -> Vec<u8> {
-    format!("ids/{}/{}", bucket.start_ms, bucket.span_ms).into_bytes()
-}
-
-fn parse_bucket(name: &[u8]) -> Result<BucketKey, StoreError> {
-    let parse = || {
-        let (start, span) = std::str::from_utf8(name).ok()?.split_once('/')?;
-        Some(BucketKey { start_ms: start.parse().ok()?, span_ms: span.parse().ok()? })
-    };
-    parse().ok_or_else(|| StoreError::Damaged("a tree of ids has a strange name".to_owned()))
 }
 
 #[cfg(test)]

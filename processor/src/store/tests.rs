@@ -8,7 +8,7 @@ use hookline_tests::damage::{Damage, files};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::{SledStores, Store, Stores};
+use super::{SledStores, Store, Stores, unspill};
 use crate::fold::tests::{Sent, config, new_state, records, sent};
 use crate::fold::{Delta, State, decide};
 use crate::journal::Mark;
@@ -69,6 +69,7 @@ proptest! {
         sent in proptest::collection::vec(sent(), 1..80),
         records_each in 1..5_usize,
         written in any::<u32>(),
+        spilled in any::<u32>(),
         kind in prop_oneof![
             2 => Just(None), 1 => Just(Some(Damage::CutOff)), 1 => Just(Some(Damage::Zeroed)),
             1 => Just(Some(Damage::Flipped))
@@ -79,9 +80,13 @@ proptest! {
         let given = given(&sent, records_each);
         let dir = TempDir::new().unwrap();
         let mut store = stores(dir.path()).open(0).unwrap();
-        let mut last = None;
+        let (mut last, mut state) = (None, State::new(0));
         for (n, (delta, mark)) in given.iter().enumerate() {
             store.save(delta, *mark).unwrap();
+            state.apply(delta.clone());
+            if spilled >> (n % 32) & 7 == 7 {
+                state.spill(|runs| store.spill(runs)).unwrap();
+            }
             if written >> (n % 32) & 1 == 1 {
                 store.close().unwrap();
                 last = Some(mark.offset);
@@ -92,7 +97,13 @@ proptest! {
         if let Some(kind) = kind {
             damage(left.path(), kind, which, at);
         }
-        let found = stores(left.path()).open(0).and_then(|mut store| store.load());
+        let found = stores(left.path()).open(0).and_then(|mut store| {
+            let mut found = store.load()?;
+            if let Some((state, _)) = &mut found {
+                unspill(state, &mut store)?;
+            }
+            Ok(found)
+        });
         if kind.is_none() {
             // What was written is there, and perhaps more: a slow test's store writes by itself.
             let mark = found.as_ref().unwrap().as_ref().map(|(_, mark)| mark.offset);

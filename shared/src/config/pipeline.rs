@@ -74,6 +74,9 @@ const fn default_drain() -> Span {
 pub struct FoldLimits {
     /// How long an id is remembered, in the log's own time. Longer than any sender's retries.
     pub window: Span,
+    /// Ids of one partition in memory, 25 bytes each; at least 100. When they are more, they are spilled to the state
+    /// directory, and take 4 bytes each.
+    pub ids_in_memory_max: u32,
     /// Events that one entity may have waiting for a gap to close; one more is a dead letter.
     pub held_events_max: u32,
     /// Bytes that one entity's waiting events may take together; at most 4 MiB.
@@ -84,6 +87,7 @@ impl Default for FoldLimits {
     fn default() -> Self {
         Self {
             window: Span::secs(7 * 24 * 3600),
+            ids_in_memory_max: 250_000,
             held_events_max: 1_000,
             held_bytes_max: Size::kib(2 * 1024),
         }
@@ -314,6 +318,9 @@ impl PipelineConfig {
         }
         self.batch().check(at, &format!("{key}.batch"))?;
         let fold = &self.fold;
+        if fold.ids_in_memory_max < 100 {
+            return Err(at.error(None, &format!("{key}.fold.ids_in_memory_max"), "must be at least 100"));
+        }
         if fold.held_bytes_max.0 > 4 * 1024 * 1024 {
             return Err(at.error(None, &format!("{key}.fold.held_bytes_max"), "must be at most \"4MiB\""));
         }

@@ -4,7 +4,7 @@ use bolero::check;
 use processor::fold::State;
 use processor::journal::{Entry, JournalRecord, Mark, Replay};
 use processor::position::{Digest, Epoch, Position};
-use processor::snapshot;
+use processor::snapshot::{self, Cutting};
 
 use crate::damaged;
 
@@ -35,7 +35,10 @@ fn journal_records() {
 #[test]
 fn snapshots() {
     let mark = Mark::START.next(Epoch { lineage: 1, claim: 0 }, 9, b"covered");
-    let chunks = snapshot::cut(&State::new(5), mark, 60).unwrap();
+    let state = State::new(5);
+    let mut cutting = Cutting::begin(&state, mark, 60);
+    let chunks = [cutting.next(&state, |_, _| panic!("nothing is spilled")).unwrap().unwrap()];
+    assert!(cutting.is_done());
     check!().with_type::<(u16, Vec<u8>)>().for_each(|(at, drawn)| {
         let damaged: Vec<Vec<u8>> =
             chunks.iter().map(|chunk| damaged(chunk, usize::from(*at), drawn)).collect();

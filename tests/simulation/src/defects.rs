@@ -95,6 +95,8 @@ pub const ALL: &[(Planted, &str)] = &[
     (Planted::Code(Defect::CoveredLate), "P8 the covered offset fixed late"),
     (Planted::Code(Defect::RefusalsLeftOut), "P8 open refusals left out of a snapshot"),
     (Planted::Code(Defect::HalfSnapshot), "P8 a snapshot that lacks a chunk"),
+    (Planted::Code(Defect::SpilledMeanwhile), "P8 ids spilled past a snapshot that is being cut"),
+    (Planted::Code(Defect::SpilledUnasked), "P4 an id that was spilled counts as new"),
     (Planted::Code(Defect::RefusalsNotRead), "P9 refusals of a lost journal forgotten"),
     (Planted::Code(Defect::MarkUnchecked), "P9 local state without its mark"),
     (Planted::Code(Defect::MarkAboveClaim), "P9 local state from beyond the claim, of a lost journal"),

@@ -1,10 +1,11 @@
 //! Local stores as sled keeps them: deltas gathered for a second, written mark last, flushed every few
-//! seconds. A crash loses what was not flushed, or tears it; a disk can come back stale, empty, foreign, or
+//! seconds; spilled ids at once. A crash loses what was not flushed, or tears it; a disk can come back stale, empty, foreign, or
 //! with another mark.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
-use processor::fold::{BucketKey, Delta, Entity, EntityKey, EventId, Head, IdBlock, State};
+use processor::fold::{BucketKey, Delta, Entity, EntityKey, EventId, Head, IdBlock, Run, RunKey, State};
 use processor::journal::{Entry, JournalRecord, Mark};
 use processor::store::{Store, StoreError, Stores};
 
@@ -22,6 +23,8 @@ struct Image {
     sentinel: Option<(usize, i32)>,
     head: Option<(Head, Mark)>,
     ids: BTreeMap<BucketKey, BTreeSet<EventId>>,
+    /// Spilled ids.
+    runs: Vec<Run>,
     entities: BTreeMap<EntityKey, Entity>,
 }
 
@@ -34,6 +37,13 @@ impl Image {
             self.entities.insert(key.clone(), entity.clone());
         }
         self.ids.retain(|bucket, _| !bucket.is_expired(delta.head.ids_from_ms));
+        self.runs.retain(|run| !run.key.bucket.is_expired(delta.head.ids_from_ms));
+    }
+
+    fn part(&self, key: RunKey, range: &RangeInclusive<u16>) -> Vec<EventId> {
+        let first_two = |id: &EventId| u16::from_be_bytes([id.0[0], id.0[1]]);
+        let run = self.runs.iter().filter(|run| run.key == key).flat_map(|run| &run.ids);
+        run.copied().filter(|id| range.contains(&first_two(id))).collect()
     }
 
     fn state(&self) -> Option<(State, Mark)> {
@@ -45,6 +55,7 @@ impl Image {
         let ids = self.ids.iter().map(block).collect();
         let entities = self.entities.iter().map(|(k, e)| (k.clone(), e.clone())).collect();
         let mut state = State::new(0);
+        self.runs.iter().for_each(|run| state.add_run(run.clone()));
         state.apply(Delta { head, ids, entities });
         Some((state, mark))
     }
@@ -58,10 +69,12 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// What would be loaded.
+    /// What would be loaded, with all ids in memory.
     #[must_use]
     pub fn state(&self) -> Option<(State, Mark)> {
-        self.written.state()
+        let (mut state, mark) = self.written.state()?;
+        state.unspill(|run| Ok::<_, StoreError>(self.written.part(run, &(0..=u16::MAX)))).ok()?;
+        Some((state, mark))
     }
 }
 
@@ -157,6 +170,7 @@ impl Store for SimStore {
         if by_wall && let Some((Head { config: Some(in_force), .. }, _)) = &image.head {
             let from = WALL_START_MS + now - in_force.config.window_ms;
             image.ids.retain(|bucket, _| !bucket.is_expired(from));
+            image.runs.retain(|run| !run.key.bucket.is_expired(from));
         }
         if held_lost {
             for entity in image.entities.values_mut() {
@@ -186,6 +200,46 @@ impl Store for SimStore {
             self.write(&mut w);
         }
         Ok(())
+    }
+
+    fn spill(&mut self, runs: &[Run]) -> Result<(), StoreError> {
+        self.env.enter("store.spill", false);
+        let env = self.env.clone();
+        let mut w = env.lock();
+        let rate = w.plan.rates.store;
+        let fails = w.fault(rate);
+        let cut = if fails { w.random.below(4) } else { usize::MAX };
+        w.note(|| format!("process {} spills {} runs of {}", env.process, runs.len(), self.partition));
+        let p = w.processes.get_mut(env.process);
+        let Some(disk) = p.and_then(|p| p.disks.get_mut(&self.partition)) else {
+            return Err(broken("spill"));
+        };
+        // A spill that fails leaves what it has written by then.
+        disk.written
+            .runs
+            .extend(runs.iter().map(|run| Run { ids: run.ids.iter().copied().take(cut).collect(), ..*run }));
+        if fails {
+            return Err(broken("spill"));
+        }
+        disk.flushed = disk.written.clone();
+        disk.written.ids.clear();
+        self.gathered.iter_mut().for_each(|(delta, _)| delta.ids.clear());
+        Ok(())
+    }
+
+    fn holds(&mut self, run: RunKey, id: EventId) -> Result<bool, StoreError> {
+        Ok(self.part(run, 0..=u16::MAX)?.contains(&id))
+    }
+
+    fn part(&mut self, run: RunKey, range: RangeInclusive<u16>) -> Result<Vec<EventId>, StoreError> {
+        self.env.enter("store.read", false);
+        let mut w = self.env.lock();
+        let rate = w.plan.rates.store;
+        if w.fault(rate) {
+            return Err(broken("read"));
+        }
+        let disk = w.processes.get(self.env.process).and_then(|p| p.disks.get(&self.partition));
+        Ok(disk.map(|disk| disk.written.part(run, &range)).unwrap_or_default())
     }
 
     fn tick(&mut self) -> Result<(), StoreError> {

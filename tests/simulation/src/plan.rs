@@ -55,6 +55,8 @@ pub struct PipelinePlan {
     pub snapshot_after: u64,
     /// How large a snapshot's chunks are.
     pub snapshot_chunk_bytes: usize,
+    /// With how many ids in memory they are spilled.
+    pub ids_in_memory_max: usize,
 }
 
 impl PipelinePlan {
@@ -70,6 +72,7 @@ impl PipelinePlan {
             batch: self.batch,
             snapshot_after: self.snapshot_after,
             snapshot_chunk_bytes: self.snapshot_chunk_bytes,
+            ids_in_memory_max: self.ids_in_memory_max,
             outputs: self
                 .kafka_sink
                 .then(|| KafkaSinkConfig { topic: format!("out-{pipeline}"), deleted: Vec::new() }),
@@ -206,6 +209,7 @@ impl Plan {
                         1 => 300,
                         _ => processor::snapshot::CHUNK_BYTES,
                     },
+                    ids_in_memory_max: [0, 3, 12, usize::MAX][random.below(4)],
                 }
             })
             .collect();
@@ -266,6 +270,9 @@ impl std::fmt::Display for Plan {
             write!(f, "; {} ({sink} sink): {instances} instances of {lanes} lanes, ", p.name)?;
             write!(f, "{folds} configurations, checkpoints after {interval:?} or {records} records, ")?;
             write!(f, "snapshots after {} B in chunks of {} B", p.snapshot_after, p.snapshot_chunk_bytes)?;
+            if p.ids_in_memory_max < usize::MAX {
+                write!(f, ", more than {} ids spilled", p.ids_in_memory_max)?;
+            }
         }
         write!(f, "; per mille: {:?}; last act: {:?}", self.rates, self.last_act)?;
         let modes = [

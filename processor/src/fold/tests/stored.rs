@@ -3,6 +3,7 @@
 use super::*;
 use crate::journal::{Entry, Mark, Replay};
 use crate::position::{Digest, Fence, Position};
+use crate::snapshot::Cutting;
 
 /// A journal record of format 1, as the release before format 2 wrote it: the state of `config(3_600_000)`, version 1,
 /// after eleven events of connection `acme`.
@@ -90,8 +91,10 @@ fn the_second_version_is_written_as_format_2() {
     replay.take(1, &bytes).unwrap();
     let in_force = replay.state.head().config.clone().unwrap().config;
     assert_eq!(in_force, with_policy(1_000, GapPolicy::BackfillOrPark));
-    let chunks = crate::snapshot::cut(&replay.state, replay.mark, 1 << 20).unwrap();
-    assert!(chunks.iter().all(|chunk| chunk[..4] == *b"HKS\x02"));
-    let old = crate::snapshot::cut(&State::new(0), replay.mark, 1 << 20).unwrap();
-    assert!(old.iter().all(|chunk| chunk[..4] == *b"HKS\x01"));
+    for (state, magic) in [(&replay.state, b"HKS\x02"), (&State::new(0), b"HKS\x01")] {
+        let mut cutting = Cutting::begin(state, replay.mark, 1 << 20);
+        while let Some(chunk) = cutting.next(state, |_, _| panic!("nothing is spilled")).unwrap() {
+            assert_eq!(chunk[..4], *magic);
+        }
+    }
 }

@@ -12,12 +12,11 @@ use std::collections::HashMap;
 use sled::{IVec, Tree};
 
 use super::super::StoreError;
+use super::pages;
 use crate::fold::{Entity, EntityKey};
 
 /// Into so many segments a partition's entities are divided.
 const SEGMENTS: u8 = 16;
-/// A block is closed when it exceeds this. sled puts values above 128 KiB into files of their own.
-const BLOCK_BYTES: usize = 64 * 1024;
 /// A segment is written anew when what was added exceeds this, and twice what was written before.
 const ADDED_BYTES_MIN: usize = 64 * 1024;
 
@@ -49,6 +48,7 @@ impl Blocks {
             let (mut entities, mut size, mut first) = (Vec::new(), Size::default(), None);
             for entry in self.tree.scan_prefix([segment]) {
                 let (key, block) = entry?;
+                pages::passed(&self.tree, &key)?;
                 let written = key.get(..OFFSET_END).map(IVec::from);
                 let is_first = *first.get_or_insert_with(|| written.clone()) == written;
                 *(if is_first { &mut size.whole } else { &mut size.added }) += block.len();
@@ -86,6 +86,7 @@ impl Blocks {
             let mut older = Vec::new();
             for entry in self.tree.scan_prefix([segment]) {
                 let (key, block) = entry?;
+                pages::passed(&self.tree, &key)?;
                 decode(&block, |key, entity| _ = whole.insert(key, entity))?;
                 older.push(key);
             }
@@ -111,9 +112,9 @@ fn add(
     let mut entities = entities.into_iter().peekable();
     while let Some(pair) = entities.next() {
         block = postcard::to_extend(&pair, block)?;
-        if block.len() >= BLOCK_BYTES || entities.peek().is_none() {
+        if block.len() >= pages::VALUE_BYTES || entities.peek().is_none() {
             written += block.len();
-            tree.insert(key_of(segment, offset, number), std::mem::take(&mut block))?;
+            pages::insert(tree, &key_of(segment, offset, number), std::mem::take(&mut block))?;
             number += 1;
         }
     }
