@@ -15,9 +15,9 @@ use sandbox::rng::Rng;
 pub(crate) const NAME: &str = "faults";
 pub(crate) const PARTITIONS: u32 = 6;
 /// Small, so that checkpoints and snapshots come often, also when much was seen: these come when the journal has
-/// grown by twice the state.
+/// grown by twice the state. Ids are spilled often, too.
 const OFTEN: &str = r#"checkpoint = { interval = "50ms", snapshot_after = "32KiB" }
-fold = { window = "1min" }"#;
+fold = { window = "1min", ids_in_memory_max = 100 }"#;
 const INSTANCES: [&str; 3] = ["one", "two", "three"];
 /// How much must go all the way before the next fault comes.
 const SETTLED: usize = 30;

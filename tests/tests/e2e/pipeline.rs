@@ -177,6 +177,57 @@ fn a_lost_state_directory_is_restored_from_the_journal_and_nothing_is_applied_tw
 }
 
 #[test]
+fn spilled_ids_are_duplicates_over_a_kill_and_a_lost_disk() {
+    let site = Site::new("spilling", Kafka::shared(), 2).gap_wait(PLAN_GAP_WAIT);
+    let url = Postgres::shared().create_database();
+    // Snapshots too: they are cut from what was spilled.
+    let little =
+        "checkpoint = { interval = \"20ms\", snapshot_after = \"8KiB\" }\nfold = { ids_in_memory_max = 100 }";
+    let mut instance = site.instance_with("spilling", "only", &Sink::Postgres(url.clone()), little);
+    let _ingest = site.ingest().started();
+    instance.program.spawn();
+    instance.program.wait_ready();
+    let plan = plan(5, 600);
+    let mut report = Report::default();
+    for phase in 0..=plan.last_phase() {
+        report.extend(send::phase(&plan, phase, &options(&site), &|_| {}));
+        wait_decided(&[&instance.program], plan.totals(phase).accepted);
+    }
+    let first = plan.totals(plan.last_phase());
+    site.wait_caught_up();
+    in_time(&plan, &report);
+
+    let spilled = |program: &Program| program.metrics().sum("hookline_processor_spilled_ids", &[]);
+    let mut expected = first.verdicts;
+    for (times, disk) in [(2, "same"), (3, "killed"), (4, "lost")] {
+        assert!(spilled(&instance.program).unwrap() >= 200.0, "{:?}", spilled(&instance.program));
+        match disk {
+            "killed" => instance.program.kill(),
+            "lost" => {
+                instance.program.kill();
+                fs::remove_dir_all(&instance.state_dir).unwrap();
+            }
+            _ => {}
+        }
+        if disk != "same" {
+            instance.program.spawn();
+            instance.program.wait_ready();
+        }
+        for phase in 0..=plan.last_phase() {
+            send::phase(&plan, phase, &options(&site), &|_| {});
+        }
+        let counted = wait_decided(&[&instance.program], times * first.accepted);
+        site.wait_caught_up();
+        expected.ignored += first.verdicts.ignored;
+        expected.duplicates += first.accepted - first.verdicts.ignored;
+        assert_none(&check::verdicts(&expected, &counted, 0));
+        assert_none(&check::rows(&plan.entities, &rows(&url)));
+    }
+    let verified = processor(&site, "verify", &instance, &[]);
+    assert_eq!(verified.status.code(), Some(0), "{}{}", stdout(&verified), stderr(&verified));
+}
+
+#[test]
 fn partitions_move_to_an_instance_that_joins_and_back_from_one_that_leaves() {
     let site = Site::new("moving", Kafka::shared(), 4).gap_wait(PATIENCE);
     let url = Postgres::shared().create_database();

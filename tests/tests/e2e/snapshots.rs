@@ -14,8 +14,9 @@ use hookline_tests::wait;
 
 use crate::common::{PATIENCE, Sink, Site, processor, row_count, stderr, stdout};
 
-/// Small, so that snapshots come often.
-const OFTEN: &str = r#"checkpoint = { interval = "20ms", snapshot_after = "8KiB" }"#;
+/// Small, so that snapshots come often, and ids are spilled often.
+const OFTEN: &str = r#"checkpoint = { interval = "20ms", snapshot_after = "8KiB" }
+fold = { ids_in_memory_max = 100 }"#;
 
 const KILLS: usize = 5;
 
