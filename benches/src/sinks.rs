@@ -1,7 +1,7 @@
 //! Events per second that a sink takes, against the same rows written by the database's own bulk way, in turn.
 //!
-//! The sink side is the shipped sink, called as a lane calls it: batches of 1,000 events, each with its fence in a
-//! durable transaction. The bulk side reads back what the sink wrote, and writes it into fresh tables of the same
+//! The sink side is the shipped sink, called as a lane that is behind calls it: batches of so many events as
+//! `batch.events_max` allows, each with its fence in a durable transaction. The bulk side reads back what the sink wrote, and writes it into fresh tables of the same
 //! making, in one go: rows, indexes and durability are the same. One connection each.
 
 mod mongodb;
@@ -19,14 +19,12 @@ use processor::position::{Digest, Epoch, Fence, Position};
 use processor::sink::{self, Batch, Context};
 use rdkafka::message::Headers as _;
 use serde::Serialize;
-use shared::config::SinkConfig;
+use shared::config::{BatchConfig, SinkConfig};
 
 use crate::stats::Spread;
 use crate::webhook;
 use crate::workload::{Plan, Workload};
 
-/// Events in one call, as a lane delivers them.
-const BATCH: usize = 1_000;
 /// A sink's settings, but for the connection string itself.
 const UNREAD_URL: &str = r#"url = "env:UNREAD""#;
 const EPOCH: Epoch = Epoch { lineage: 1, claim: 1 };
@@ -46,6 +44,9 @@ pub(crate) struct Options {
     /// Entities.
     #[arg(long, default_value_t = 10_000)]
     entities: u32,
+    /// Events in a batch. Default: the sink's own `batch.events_max`.
+    #[arg(long)]
+    batch: Option<u32>,
     /// Runs of each side.
     #[arg(long, default_value_t = 3)]
     runs: usize,
@@ -82,6 +83,8 @@ pub(crate) struct Figures {
 #[derive(Serialize)]
 struct Measured {
     sink: Name,
+    /// Events in one transaction.
+    batch: u32,
     /// Of the sink's rate to the bulk way's, run by run.
     ratio: Spread,
     events_per_s: Spread,
@@ -90,7 +93,10 @@ struct Measured {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
-    ensure!(options.runs > 0 && options.events > 0, "--runs and --events must be above 0");
+    ensure!(
+        options.runs > 0 && options.events > 0 && options.batch != Some(0),
+        "--runs, --events and --batch must be above 0"
+    );
     let effects = effects(options);
     let usual = [Name::Postgres, Name::Mysql, Name::Sqlite];
     let names = if options.sinks.is_empty() { &usual[..] } else { &options.sinks };
@@ -102,7 +108,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
             Name::Mongodb => Box::new(mongodb::Place::start()?),
             Name::Sqlite => Box::new(sqlite::Place::start()),
         };
-        let measured = measure(*name, database.as_mut(), &effects, options.runs)?;
+        let measured = measure(*name, database.as_mut(), &effects, options)?;
         println!(
             "{name:?}: {:.0} events/s, {} {:.0} rows/s: {:.2} of it",
             measured.events_per_s.median, measured.bulk, measured.bulk_per_s.median, measured.ratio.median
@@ -116,13 +122,15 @@ fn measure(
     name: Name,
     database: &mut dyn Database,
     effects: &[Effect],
-    runs: usize,
+    options: &Options,
 ) -> anyhow::Result<Measured> {
-    let (mut own, mut bulk) = (Vec::new(), Vec::new());
+    let (mut own, mut bulk, mut used) = (Vec::new(), Vec::new(), 0);
     // The first run of both warms the server up.
-    for run in 0..=runs {
+    for run in 0..=options.runs {
         let config = database.fresh()?;
-        let took = deliver(&config, effects)?;
+        let batch = options.batch.unwrap_or(BatchConfig::of(&config).events_max);
+        let took = deliver(&config, effects, batch)?;
+        used = batch;
         let (rows, bulk_took) = database.bulk()?;
         ensure!(rows == effects.len() as u64, "{name:?}: {rows} rows of {} events", effects.len());
         println!(
@@ -137,6 +145,7 @@ fn measure(
     }
     Ok(Measured {
         sink: name,
+        batch: used,
         ratio: Spread::of(own.iter().zip(&bulk).map(|(own, bulk)| own / bulk)),
         events_per_s: Spread::of(own),
         bulk: database.bulk_way(),
@@ -144,7 +153,7 @@ fn measure(
     })
 }
 
-fn deliver(config: &SinkConfig, effects: &[Effect]) -> anyhow::Result<Duration> {
+fn deliver(config: &SinkConfig, effects: &[Effect], batch: u32) -> anyhow::Result<Duration> {
     let context = Context {
         pipeline: "bench".into(),
         cluster_id: "bench".into(),
@@ -154,7 +163,7 @@ fn deliver(config: &SinkConfig, effects: &[Effect]) -> anyhow::Result<Duration> 
     let mut sink = sink::open(config, &context)?.expect("a sink with a fence");
     let mut fence = sink.claim(0, EPOCH)?;
     let started = Instant::now();
-    for effects in effects.chunks(BATCH) {
+    for effects in effects.chunks(batch as usize) {
         let last = effects.last().expect("a chunk has one");
         let to = Fence { position: last.position, digest: Digest::of(b"bench"), epoch: EPOCH };
         sink.deliver(&Batch { partition: 0, from: fence, to, effects })?;

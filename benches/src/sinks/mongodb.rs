@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::{Database, UNREAD_URL};
 
 /// Documents in one command, as the sink's batches.
-const COMMAND: usize = super::BATCH;
+const COMMAND: usize = 1_000;
 
 pub(super) struct Place {
     server: FerretDb,

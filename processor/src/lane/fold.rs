@@ -9,8 +9,6 @@ use crate::defect::{Defect, planted};
 use crate::fold::{Effect, FoldError, Held, Record, Verdict, decide};
 use crate::store::{Stores, look_up};
 
-/// Records folded before effects are delivered: small, for latency.
-const BATCH_RECORDS_MAX: usize = 1_000;
 /// How long the lane waits for a record while a checkpoint is under way, whose end is to be heard of soon.
 const COMMIT_WAIT: Duration = Duration::from_millis(2);
 /// How long the log may give nothing before it is asked whether it is there.
@@ -26,7 +24,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 (since + self.config.checkpoint_interval).saturating_sub(self.clock.now()).min(IDLE_WAIT)
             }
         };
-        for n in 0..BATCH_RECORDS_MAX.min(self.config.batch.effects_max) {
+        for n in 0..self.config.batch.effects_max {
             let Some((partition, record)) = self.log.poll(wait)? else {
                 self.caught_up = true;
                 return if n == 0 { self.check_silence() } else { Ok(()) };

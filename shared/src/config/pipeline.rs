@@ -115,15 +115,30 @@ impl Default for BatchConfig {
 }
 
 impl BatchConfig {
-    /// For a sink that is paid by the time its statements take.
+    /// As suits a sink.
     #[must_use]
-    pub const fn rare() -> Self {
+    pub fn of(sink: &SinkConfig) -> Self {
+        match sink {
+            SinkConfig::Postgres(_) | SinkConfig::Sqlite(_) => Self::large(10_000),
+            SinkConfig::Mysql(_) => Self::large(20_000),
+            SinkConfig::Snowflake(_) => Self::rare(),
+            SinkConfig::Http(_) => Self::small(),
+            SinkConfig::Mongodb(_) | SinkConfig::Kafka(_) | SinkConfig::Connections(_) => Self::default(),
+        }
+    }
+
+    /// For a database whose transactions cost less an event the larger they are. Only a lane that is behind has as many.
+    fn large(events_max: u32) -> Self {
+        Self { events_max, bytes_max: Size::kib(32 * 1024), ..Self::default() }
+    }
+
+    /// For a sink that is paid by the time its statements take.
+    const fn rare() -> Self {
         Self { interval: Span::secs(5), events_max: 20_000, bytes_max: Size::kib(16 * 1024) }
     }
 
     /// For a sink that takes one event at a time: a batch ends soon, however slow each is.
-    #[must_use]
-    pub fn small() -> Self {
+    fn small() -> Self {
         Self { events_max: 64, ..Self::default() }
     }
 
@@ -158,7 +173,7 @@ pub struct CheckpointConfig {
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { interval: Span::millis(100), events_max: 20_000, snapshot_after: Size::kib(32 * 1024) }
+        Self { interval: Span::millis(100), events_max: 100_000, snapshot_after: Size::kib(32 * 1024) }
     }
 }
 
@@ -196,16 +211,7 @@ impl PipelineConfig {
     /// How events are gathered into batches: as given, else as suits the sink.
     #[must_use]
     pub fn batch(&self) -> BatchConfig {
-        self.batch.clone().unwrap_or_else(|| match self.sink {
-            SinkConfig::Snowflake(_) => BatchConfig::rare(),
-            SinkConfig::Http(_) => BatchConfig::small(),
-            SinkConfig::Postgres(_)
-            | SinkConfig::Mysql(_)
-            | SinkConfig::Mongodb(_)
-            | SinkConfig::Sqlite(_)
-            | SinkConfig::Kafka(_)
-            | SinkConfig::Connections(_) => BatchConfig::default(),
-        })
+        self.batch.clone().unwrap_or_else(|| BatchConfig::of(&self.sink))
     }
 
     /// Whether this pipeline takes a source's events.
