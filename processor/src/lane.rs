@@ -107,7 +107,8 @@ pub(crate) enum Trouble {
     /// The sink failed, fenced or halted: claim again.
     #[error("sink: {0}")]
     Sink(#[from] SinkError),
-    /// The local state of a partition failed, and had ids that are nowhere else but in the journal: claim again.
+    /// The local state of a partition failed, and had ids that are nowhere else but in the journal: wipe it, and claim
+    /// again.
     #[error("local state of partition {0}: {1}")]
     Store(i32, StoreError),
     /// The group took the partition back while a commit was prepared.
@@ -430,6 +431,10 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                 if let Some(part) = self.parts.get_mut(&partition) {
                     // Said above.
                     let _ = part.give_store_up(partition, error);
+                }
+                // What is there cannot be relied on, and may fill the disk.
+                if let Err(error) = self.stores.wipe(partition) {
+                    tracing::error!(partition, %error, "local state cannot be removed");
                 }
             }
             Trouble::Broker(_) => self.stale_log = true,

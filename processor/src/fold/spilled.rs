@@ -6,6 +6,7 @@
 //! spilled ids one in `2^32 / n` new ones looks as if it were there, and is asked for in vain.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::ids::{BucketKey, EventId};
 
@@ -68,19 +69,26 @@ impl Spilled {
     /// The runs that may hold an id.
     pub(super) fn candidates(&self, id: EventId) -> impl Iterator<Item = RunKey> {
         let (slot, bytes) = parts(id);
-        let range = match self.begins.get(slot..=slot + 1) {
-            Some([begin, end]) => *begin as usize..*end as usize,
-            Some(_) | None => 0..0,
-        };
+        let range = self.range(slot);
         let places = self.places.get(range.clone()).unwrap_or_default();
         let of_slot = self.bytes.get(range).unwrap_or_default();
         let alike = of_slot.iter().zip(places).filter(move |(other, _)| **other == bytes);
         alike.filter_map(|(_, place)| self.runs.get(place).map(|(run, _)| *run))
     }
 
+    fn range(&self, slot: usize) -> Range<usize> {
+        match self.begins.get(slot..=slot + 1) {
+            Some([begin, end]) => *begin as usize..*end as usize,
+            Some(_) | None => 0..0,
+        }
+    }
+
     /// Whether only the store can say of an id whether it is there.
     pub(super) fn is_unsure(&self, id: EventId) -> bool {
-        !self.begins.is_empty() && self.candidates(id).next().is_some() && !self.told.contains_key(&id)
+        let (slot, bytes) = parts(id);
+        self.bytes.get(self.range(slot)).is_some_and(|of_slot| of_slot.contains(&bytes))
+            && self.candidates(id).next().is_some()
+            && !self.told.contains_key(&id)
     }
 
     /// The store said in which bucket an id is; `None`: in no run.
