@@ -17,7 +17,8 @@ use rusqlite::Connection;
 
 use crate::webhook;
 
-const READ_TIME_LIMIT: Duration = Duration::from_secs(300);
+/// How long a topic may give nothing before its end.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// `hookline_events`' rows against their places in their entity.
 const SQL: &str = "SELECT count(*), count(CASE WHEN CAST(sequence AS bigint) <> place THEN 1 END) FROM \
@@ -70,16 +71,19 @@ pub(crate) fn for_each(
     }
     consumer.assign(&assignment)?;
     let mut unread: BTreeSet<i32> = partitions.into_keys().collect();
-    let started = Instant::now();
+    let mut heard = Instant::now();
     while !unread.is_empty() {
-        ensure!(started.elapsed() < READ_TIME_LIMIT, "{topic} cannot be read to its end");
+        ensure!(heard.elapsed() < SILENCE_MAX, "{topic} cannot be read to its end");
         match consumer.poll(Duration::from_millis(200)) {
             None => {}
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 unread.remove(&partition);
             }
             Some(Err(error)) => return Err(error).context("the output cannot be read"),
-            Some(Ok(message)) => take(&message)?,
+            Some(Ok(message)) => {
+                heard = Instant::now();
+                take(&message)?;
+            }
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 //! equally likely entities in 8 partitions.
 //!
 //! Each point is the benchmark `processor` (or `restart`) with other numbers, on a Kafka of its own, and checks what that
-//! checks. Dimensions can be measured one by one: what the table has of the others stays.
+//! checks. Dimensions, and points of them, can be measured one by one: what the table has of the others stays.
 
 mod chart;
 mod table;
@@ -34,6 +34,9 @@ pub(crate) struct Options {
     /// A few small points of each dimension, in some minutes: whether it works, not how it grows.
     #[arg(long)]
     quick: bool,
+    /// Only the points from this number on: of entities, ids, partitions …
+    #[arg(long, default_value_t = 0)]
+    from: u64,
     /// No point beyond this number of events, for a machine or a time that is small.
     #[arg(long, default_value_t = 50_000_000)]
     events_max: u64,
@@ -152,7 +155,7 @@ impl Wanted {
                 }
             }
         }
-        wanted.retain(|wanted| wanted.events(options) <= options.events_max);
+        wanted.retain(|wanted| wanted.number >= options.from && wanted.events(options) <= options.events_max);
         wanted
     }
 
@@ -237,13 +240,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
     let wanted = Wanted::all(options);
     let csv = options.out.join("scaling.csv");
     let mut points = table::read(&csv)?;
-    points.retain(|point| wanted.iter().all(|want| want.dimension != point.dimension));
     for (n, want) in wanted.iter().enumerate() {
         println!("=== {} of {}: {want:?}", n + 1, wanted.len());
         let measured = want.measure(options).with_context(|| format!("{want:?}"))?;
         println!("{measured:?}");
         let Wanted { dimension, number, entities } = *want;
+        points.retain(|p| (p.dimension, p.number, p.entities) != (dimension, number, entities));
         points.push(Point { dimension, entities, number, events: want.events(options), measured });
+        points.sort_by_key(|p| (p.dimension as usize, p.number, p.entities as usize));
         // After each: what was measured is there, whatever comes.
         table::write(&csv, &points)?;
         chart::draw(&options.out.join("scaling.svg"), &points)?;
