@@ -1,5 +1,5 @@
-//! The ids that a partition remembers in memory: 16 bytes for each, and 6 to 11 for where it stands. One table for all buckets,
-//! so that a new id is looked for once, not in each bucket.
+//! The ids that a partition remembers in memory: 16 bytes for each, and 6 to 11 for where it stands. One table for all
+//! buckets, so that a new id is looked for once, not in each bucket.
 //!
 //! Ids stand in chunks in the order in which they came, each chunk's of one bucket: the chunks of an expired one are
 //! freed whole. The table holds places and doubles when it is full; the chunks, which are most of it, never move.
