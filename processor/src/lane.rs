@@ -427,10 +427,9 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
                     part.stuck_until = self.clock.now() + STUCK_WAIT;
                 }
             }
-            Trouble::Store(partition, error) => {
+            Trouble::Store(partition, _) => {
                 if let Some(part) = self.parts.get_mut(&partition) {
-                    // Said above.
-                    let _ = part.give_store_up(partition, error);
+                    (part.memory, part.store) = (None, None);
                 }
                 // What is there cannot be relied on, and may fill the disk.
                 if let Err(error) = self.stores.wipe(partition) {
