@@ -1,8 +1,9 @@
 //! Events per second that a sink takes, against the same rows written by the database's own bulk way, in turn.
 //!
 //! The sink side is the shipped sink, called as a lane that is behind calls it: batches of so many events as
-//! `batch.events_max` allows, each with its fence in a durable transaction. The bulk side reads back what the sink wrote, and writes it into fresh tables of the same
-//! making, in one go: rows, indexes and durability are the same. One connection each.
+//! `batch.events_max` allows, each with its fence in a durable transaction. The bulk side reads back what the sink
+//! wrote, and writes it into fresh tables of the same making, in one go: rows, indexes and durability are the same. One
+//! connection each.
 
 mod mongodb;
 mod mysql;

@@ -283,8 +283,7 @@ mod tests {
         let mut chunks = Vec::new();
         let read = |key, range: RangeInclusive<u16>| {
             let run = runs.iter().find(|run| run.key == key).unwrap();
-            let first_two = |id: &EventId| u16::from_be_bytes([id.0[0], id.0[1]]);
-            Ok(run.ids.iter().copied().filter(|id| range.contains(&first_two(id))).collect())
+            Ok(run.ids.iter().copied().filter(|id| range.contains(&id.first_two())).collect())
         };
         while let Some(chunk) = cutting.next(state, read).unwrap() {
             chunks.push(chunk);

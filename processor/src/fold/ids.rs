@@ -15,6 +15,26 @@ impl EventId {
         u64::from_le_bytes([a, b, c, d, e, f, g, h])
     }
 
+    /// The first two bytes as a number: those of many ids are spread evenly.
+    #[must_use]
+    pub fn first_two(self) -> u16 {
+        let [a, b, ..] = self.0;
+        u16::from_be_bytes([a, b])
+    }
+
+    /// Ids one after the other, 16 bytes each.
+    #[must_use]
+    pub fn pack(ids: &[Self]) -> Vec<u8> {
+        ids.iter().flat_map(|id| id.0).collect()
+    }
+
+    /// What [`EventId::pack`] made; `None` where the bytes are torn.
+    #[must_use]
+    pub fn unpack(packed: &[u8]) -> Option<Vec<Self>> {
+        let (ids, rest) = packed.as_chunks();
+        rest.is_empty().then(|| ids.iter().map(|id| Self(*id)).collect())
+    }
+
     /// What stands for the event of a number whose place a snapshot took: no event's identity.
     pub const SNAPSHOT: Self = Self([0; 16]);
 
@@ -76,11 +96,7 @@ mod packed {
     use super::EventId;
 
     pub(super) fn serialize<S: Serializer>(ids: &[EventId], s: S) -> Result<S::Ok, S::Error> {
-        let mut bytes = Vec::with_capacity(ids.len() * 16);
-        for id in ids {
-            bytes.extend(id.0);
-        }
-        s.serialize_bytes(&bytes)
+        s.serialize_bytes(&EventId::pack(ids))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<EventId>, D::Error> {
@@ -91,11 +107,7 @@ mod packed {
                 f.write_str("ids of 16 bytes each")
             }
             fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<Self::Value, E> {
-                let (ids, rest) = bytes.as_chunks::<16>();
-                if !rest.is_empty() {
-                    return Err(E::custom("a block of ids is torn"));
-                }
-                Ok(ids.iter().map(|id| EventId(*id)).collect())
+                EventId::unpack(bytes).ok_or_else(|| E::custom("a block of ids is torn"))
             }
         }
         d.deserialize_bytes(Bytes).map_err(D::Error::custom)

@@ -44,6 +44,10 @@ pub(super) struct Spilled {
 }
 
 impl Spilled {
+    pub(super) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
     /// How many they are.
     pub(super) fn len(&self) -> usize {
         self.runs.values().map(|(_, ids)| ids).sum()
@@ -174,8 +178,8 @@ const SLOTS: usize = 1 << 16;
 
 /// An id's slot, and its bytes in there.
 fn parts(id: EventId) -> (usize, u16) {
-    let [a, b, c, d, ..] = id.0;
-    (u16::from_be_bytes([a, b]).into(), u16::from_be_bytes([c, d]))
+    let [_, _, c, d, ..] = id.0;
+    (id.first_two().into(), u16::from_be_bytes([c, d]))
 }
 
 #[cfg(test)]

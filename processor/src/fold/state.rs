@@ -228,7 +228,7 @@ impl State {
     /// Whether there are ids that only a store has.
     #[must_use]
     pub fn has_spilled(&self) -> bool {
-        self.spilled.len() > 0
+        !self.spilled.is_empty()
     }
 
     /// Has a store write all ids that are in memory, as of the last checkpoint, and forgets them.

@@ -1,6 +1,6 @@
 //! Local stores as sled keeps them: deltas gathered for a second, written mark last, flushed every few
-//! seconds; spilled ids at once. A crash loses what was not flushed, or tears it; a disk can come back stale, empty, foreign, or
-//! with another mark.
+//! seconds; spilled ids at once. A crash loses what was not flushed, or tears it; a disk can come back stale,
+//! empty, foreign, or with another mark.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -41,9 +41,8 @@ impl Image {
     }
 
     fn part(&self, key: RunKey, range: &RangeInclusive<u16>) -> Vec<EventId> {
-        let first_two = |id: &EventId| u16::from_be_bytes([id.0[0], id.0[1]]);
         let run = self.runs.iter().filter(|run| run.key == key).flat_map(|run| &run.ids);
-        run.copied().filter(|id| range.contains(&first_two(id))).collect()
+        run.copied().filter(|id| range.contains(&id.first_two())).collect()
     }
 
     fn state(&self) -> Option<(State, Mark)> {

@@ -45,7 +45,7 @@ impl Ids {
             for entry in tree.iter() {
                 let (key, ids) = entry?;
                 pages::passed(&tree, &key)?;
-                each(Part::InMemory(IdBlock { bucket, ids: unpack(&ids) }));
+                each(Part::InMemory(IdBlock { bucket, ids: unpack(&ids)? }));
             }
         }
         for (name, bucket) in self.trees(RUNS_PREFIX)? {
@@ -56,9 +56,9 @@ impl Ids {
                 pages::passed(&tree, &key)?;
                 let key = RunKey { number: number_of(&key)?, bucket };
                 match &mut run {
-                    Some(run) if run.key == key => run.ids.extend(unpack(&ids)),
+                    Some(run) if run.key == key => run.ids.extend(unpack(&ids)?),
                     Some(_) | None => {
-                        let before = run.replace(Run { key, ids: unpack(&ids) });
+                        let before = run.replace(Run { key, ids: unpack(&ids)? });
                         before.into_iter().for_each(|run| each(Part::Spilled(run)));
                     }
                 }
@@ -73,7 +73,7 @@ impl Ids {
         let tree = self.db.open_tree(name(IDS_PREFIX, bucket))?;
         for (number, ids) in (0_u32..).zip(ids.chunks(VALUE_IDS)) {
             let key = [&offset.to_be_bytes()[..], &number.to_be_bytes()].concat();
-            pages::insert(&tree, &key, pack(ids))?;
+            pages::insert(&tree, &key, EventId::pack(ids))?;
         }
         Ok(())
     }
@@ -84,7 +84,7 @@ impl Ids {
             let tree = self.db.open_tree(name(RUNS_PREFIX, run.key.bucket))?;
             for ids in run.ids.chunks(VALUE_IDS) {
                 let Some(first) = ids.first() else { continue };
-                pages::insert(&tree, &run_key(run.key.number, first.0), pack(ids))?;
+                pages::insert(&tree, &run_key(run.key.number, first.0), EventId::pack(ids))?;
             }
         }
         self.db.flush()?;
@@ -101,7 +101,7 @@ impl Ids {
         let Some(entry) = tree.range(range).next_back() else { return Ok(false) };
         let (key, ids) = entry?;
         pages::visited(&tree, &key)?;
-        Ok(ids.as_chunks::<16>().0.binary_search(&id.0).is_ok())
+        Ok(unpack(&ids)?.binary_search(&id).is_ok())
     }
 
     /// The ids of a run whose first two bytes are in a range.
@@ -118,7 +118,7 @@ impl Ids {
         for entry in before.into_iter().map(Ok).chain(within) {
             let (key, ids) = entry?;
             pages::passed(&tree, &key)?;
-            part.extend(unpack(&ids).into_iter().filter(|id| (low..=high).contains(&id.0)));
+            part.extend(unpack(&ids)?.into_iter().filter(|id| (low..=high).contains(&id.0)));
         }
         Ok(part)
     }
@@ -145,12 +145,8 @@ impl Ids {
     }
 }
 
-fn pack(ids: &[EventId]) -> Vec<u8> {
-    ids.iter().flat_map(|id| id.0).collect()
-}
-
-fn unpack(packed: &[u8]) -> Vec<EventId> {
-    packed.as_chunks::<16>().0.iter().map(|id| EventId(*id)).collect()
+fn unpack(packed: &[u8]) -> Result<Vec<EventId>, StoreError> {
+    EventId::unpack(packed).ok_or_else(|| StoreError::Damaged("a value of ids is torn".to_owned()))
 }
 
 fn run_key(number: u32, first: [u8; 16]) -> [u8; 20] {
