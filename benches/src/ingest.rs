@@ -1,6 +1,6 @@
 //! `ingest`: how many signed webhooks a second `ingest serve` takes in, each acknowledged by Kafka before its
-//! 200; `wrk` sends them over keep-alive connections, each of which waits for its answer. With `--peers`, receivers in
-//! other languages do the same in turn, and a server that does nothing shows what HTTP alone costs.
+//! 200; `wrk` sends them over keep-alive connections, each of which waits for its answer. With `--peers`, receivers that
+//! others would write do the same in turn, and a server that does nothing shows what HTTP alone costs.
 //!
 //! After the runs the books are compared: every 200 that wrk saw is a record of the receiver's topic, which has no more
 //! than what was under way when a run was cut off.
@@ -56,9 +56,17 @@ pub(crate) struct Options {
     /// and a request costs it more than twice as much meanwhile.
     #[arg(long, default_value_t = 15)]
     warm_up: u32,
-    /// Receivers in other languages, and with them a server that does nothing, measured in turn with ingest.
+    /// Receivers that others would write, and with them a server that does nothing, measured in turn with ingest.
     #[arg(long, value_enum, value_delimiter = ',')]
     peers: Vec<Peer>,
+    /// A property of ingest's Kafka client, as KEY=VALUE; may be given several times.
+    #[arg(long, value_parser = kafka_property)]
+    kafka_property: Vec<(String, String)>,
+}
+
+fn kafka_property(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text.split_once('=').ok_or("it is not KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// What was measured.
@@ -145,7 +153,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
     let kafka_pid = usage::child("java").context("Kafka's process")?;
     let scratch = setup::scratch("bench");
     let webhooks = write_webhooks(scratch.path())?;
-    let receivers = start(&kafka, &scratch, &options.peers)?;
+    let receivers = start(&kafka, &scratch, options)?;
 
     let mut all: Vec<Vec<Run>> = receivers.iter().map(|_| Vec::new()).collect();
     for n in 0..=options.runs {
@@ -194,10 +202,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Figures> {
 }
 
 /// Starts ingest; and, if there are peers, the no-op and these.
-fn start(kafka: &Kafka, scratch: &TempDir, peers: &[Peer]) -> anyhow::Result<Vec<Receiver>> {
+fn start(kafka: &Kafka, scratch: &TempDir, options: &Options) -> anyhow::Result<Vec<Receiver>> {
+    let peers = &options.peers;
     let (listen, admin) = (ports::free_address(), ports::free_address());
     let config = scratch.path().join("hookline.toml");
+    let properties = options.kafka_property.iter().map(|(key, value)| format!("{key:?} = {value:?}\n"));
     let text = broker::config(kafka, PARTITIONS)
+        + &format!("[kafka.properties]\n{}\n", properties.collect::<String>())
         + &format!("[ingest]\nlisten = \"{listen}\"\nadmin_listen = \"{admin}\"\n\n")
         + &source_config("30s");
     fs::write(&config, &text)?;

@@ -55,6 +55,9 @@ enum Bench {
     /// A server that answers 200 and does nothing, which `ingest --peers` measures.
     #[command(hide = true)]
     NoOp(peers::receivers::NoOp),
+    /// A receiver by axum and rdkafka's own futures, which `ingest --peers axum` measures.
+    #[command(hide = true)]
+    AxumReceiver(peers::axum_receiver::Options),
     /// Events per second of `processor run`, from a filled log to a sink; with --peer, against another program.
     Processor(processor::Options),
     /// From the append of an event until its row or record is visible, at a steady rate.
@@ -81,14 +84,12 @@ enum Bench {
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    if let Bench::NoOp(options) = &cli.bench {
-        return peers::receivers::no_op(options);
-    }
     let machine = machine::Machine::this();
     println!("machine: {machine}");
     let mut figures = match &cli.bench {
         Bench::Ingest(options) => serde_json::to_value(ingest::run(options)?)?,
-        Bench::NoOp(_) => unreachable!("served above"),
+        Bench::NoOp(options) => return peers::receivers::no_op(options),
+        Bench::AxumReceiver(options) => return peers::axum_receiver::serve(options),
         Bench::Processor(options) => match options.peer {
             None => serde_json::to_value(processor::run(options)?)?,
             Some(peer) => serde_json::to_value(processor::side_by_side::run(peer, options)?)?,

@@ -1,6 +1,7 @@
 //! What Hookline is measured against: programs that people would write instead, below `benches/peers`, built by
-//! `benches/run`. And what both sides are looked at with, from outside and in the same way.
+//! `benches/run`, or, in Rust, here. And what both sides are looked at with, from outside and in the same way.
 
+pub(crate) mod axum_receiver;
 pub(crate) mod output;
 pub(crate) mod progress;
 pub(crate) mod receivers;

@@ -1,5 +1,5 @@
-//! Receivers of webhooks, running: `ingest serve`, those of `benches/peers/go` and `benches/peers/node`, and the no-op,
-//! which is the limit of what any of them can be.
+//! Receivers of webhooks, running: `ingest serve`, those of `benches/peers/go`, `benches/peers/node` and
+//! `axum_receiver.rs`, and the no-op, which is the limit of what any of them can be.
 
 use std::env;
 use std::net::SocketAddr;
@@ -35,6 +35,8 @@ pub(crate) enum Peer {
     Go,
     /// fastify and kafkajs.
     Node,
+    /// axum and rdkafka's `FutureProducer`, in Rust.
+    Axum,
 }
 
 /// A running receiver.
@@ -67,22 +69,27 @@ impl Receiver {
         let (name, topic) = match peer {
             Peer::Go => ("go", "peer.go"),
             Peer::Node => ("node", "peer.node"),
+            Peer::Axum => ("axum", "peer.axum"),
         };
         kafka.create_topic(topic, i32::try_from(partitions)?, &[]);
         let listen = ports::free_address();
-        let built = super::built(name);
         let mut command;
         match peer {
             Peer::Go => {
-                command = child::command(built.join("peer"));
+                command = child::command(super::built(name).join("peer"));
                 command.args(["-listen", &listen.to_string()]);
                 command.args(["-bootstrap", &kafka.bootstrap(), "-topic", topic]);
             }
             Peer::Node => {
                 command = child::command("node");
-                command.arg(built.join("peer.js")).env("NODE_ENV", "production");
+                command.arg(super::built(name).join("peer.js")).env("NODE_ENV", "production");
                 command.env("PEER_LISTEN", listen.to_string()).env("PEER_BOOTSTRAP", kafka.bootstrap());
                 command.env("PEER_TOPIC", topic).env("PEER_WORKERS", NODE_WORKERS.to_string());
+            }
+            Peer::Axum => {
+                command = child::command(env::current_exe().context("this program")?);
+                command.args(["axum-receiver", "--listen", &listen.to_string()]);
+                command.args(["--bootstrap", &kafka.bootstrap(), "--topic", topic]);
             }
         }
         command.env("PEER_SECRET", SECRET);
