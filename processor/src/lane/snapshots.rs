@@ -34,8 +34,10 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         }
         let after = self.config.snapshot_after;
         for (partition, part) in &mut self.parts {
-            let Some((state, mark)) = &part.memory else { continue };
-            if part.running.is_none() || mark.journal_bytes <= after.max(2 * state.stored_bytes() as u64) {
+            let (Some((state, mark)), Some(running)) = (&part.memory, &part.running) else { continue };
+            // Of an own checkpoint only: a former owner may still be writing chunks of its last one.
+            if mark.epoch != running.epoch || mark.journal_bytes <= after.max(2 * state.stored_bytes() as u64)
+            {
                 continue;
             }
             match self.journal.snapshots_end(*partition) {
