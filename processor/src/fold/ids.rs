@@ -25,14 +25,20 @@ impl EventId {
     /// Ids one after the other, 16 bytes each.
     #[must_use]
     pub fn pack(ids: &[Self]) -> Vec<u8> {
-        ids.iter().flat_map(|id| id.0).collect()
+        ids.iter().map(|id| id.0).collect::<Vec<_>>().into_flattened()
     }
 
     /// What [`EventId::pack`] made; `None` where the bytes are torn.
     #[must_use]
     pub fn unpack(packed: &[u8]) -> Option<Vec<Self>> {
+        Some(Self::packed(packed)?.iter().map(|id| Self(*id)).collect())
+    }
+
+    /// The same in place: the bytes of each.
+    #[must_use]
+    pub fn packed(packed: &[u8]) -> Option<&[[u8; 16]]> {
         let (ids, rest) = packed.as_chunks();
-        rest.is_empty().then(|| ids.iter().map(|id| Self(*id)).collect())
+        rest.is_empty().then_some(ids)
     }
 
     /// What stands for the event of a number whose place a snapshot took: no event's identity.

@@ -101,7 +101,7 @@ impl Ids {
         let Some(entry) = tree.range(range).next_back() else { return Ok(false) };
         let (key, ids) = entry?;
         pages::visited(&tree, &key)?;
-        Ok(unpack(&ids)?.binary_search(&id).is_ok())
+        Ok(EventId::packed(&ids).ok_or_else(torn)?.binary_search(&id.0).is_ok())
     }
 
     /// The ids of a run whose first two bytes are in a range.
@@ -146,7 +146,11 @@ impl Ids {
 }
 
 fn unpack(packed: &[u8]) -> Result<Vec<EventId>, StoreError> {
-    EventId::unpack(packed).ok_or_else(|| StoreError::Damaged("a value of ids is torn".to_owned()))
+    EventId::unpack(packed).ok_or_else(torn)
+}
+
+fn torn() -> StoreError {
+    StoreError::Damaged("a value of ids is torn".to_owned())
 }
 
 fn run_key(number: u32, first: [u8; 16]) -> [u8; 20] {
