@@ -1,5 +1,6 @@
 //! Reads a stretch of one partition from one offset to another.
 
+use std::cell::OnceCell;
 use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
@@ -23,6 +24,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub struct Reader {
     consumer: BaseConsumer,
     config: ClientConfig,
+    /// Sees also what is not committed; made with the first question.
+    uncommitted: OnceCell<BaseConsumer>,
 }
 
 /// A record that was read: decoded only as far as somebody asks.
@@ -77,7 +80,7 @@ impl Reader {
         let mut config = shared::kafka::consumer(kafka, client_id, group);
         config.set("enable.partition.eof", "true").set("fetch.wait.max.ms", "50");
         let consumer = config.create().map_err(|e| retry(&e))?;
-        Ok(Self { consumer, config })
+        Ok(Self { consumer, config, uncommitted: OnceCell::new() })
     }
 
     /// The client, for requests.
@@ -95,10 +98,16 @@ impl Reader {
 
     /// The offset after the last record, visible or not.
     fn end(&self, topic: &str, partition: i32) -> Result<i64, BrokerError> {
-        let mut config = self.config.clone();
-        let consumer: BaseConsumer =
-            config.set("isolation.level", "read_uncommitted").create().map_err(|e| retry(&e))?;
-        super::bounds(&consumer, topic, partition).map(|(_, end)| end)
+        let consumer = match self.uncommitted.get() {
+            Some(made) => made,
+            None => {
+                let mut config = self.config.clone();
+                config.set("isolation.level", "read_uncommitted");
+                let made = config.create().map_err(|e| retry(&e))?;
+                self.uncommitted.get_or_init(|| made)
+            }
+        };
+        super::bounds(consumer, topic, partition).map(|(_, end)| end)
     }
 
     /// First offset and end of a partition, once no open transaction hides what is there now.
