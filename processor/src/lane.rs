@@ -84,12 +84,20 @@ pub struct LaneConfig {
 /// How effects are gathered into batches for the sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
-    /// Effects wait for the checkpoint, or until a batch is full; else they are delivered as soon as they are folded.
+    /// Effects wait for the checkpoint, which is made when a batch is full; else they are delivered as soon as they are
+    /// folded, or where they go into topics, as soon as a batch is full.
     pub waits: bool,
     /// Effects in one transaction of the sink.
     pub effects_max: usize,
     /// Bytes of effects in one batch.
     pub bytes_max: usize,
+}
+
+impl BatchLimits {
+    /// Effects that waited are as many as one batch may have.
+    fn is_full(self, running: &Running) -> bool {
+        running.effects.len() >= self.effects_max || running.effect_bytes >= self.bytes_max
+    }
 }
 
 impl Default for BatchLimits {
@@ -379,9 +387,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             failpoint::pass(Point::Folded);
         }
         self.hear_of_checkpoint(Duration::ZERO)?;
-        if !self.config.batch.waits {
-            self.deliver()?;
-        }
+        self.deliver_early()?;
         if self.checkpoint_is_due() {
             self.checkpoint()?;
         }

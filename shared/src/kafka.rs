@@ -181,7 +181,8 @@ pub fn transactional_producer(
     c.set("transactional.id", transactional_id)
         .set("transaction.timeout.ms", "15000")
         .set("message.timeout.ms", "10000")
-        .set("linger.ms", "5")
+        // What is written comes in batches already.
+        .set("linger.ms", "1")
         .set("compression.type", "lz4")
         .set("queue.buffering.max.messages", "500000")
         .set("queue.buffering.max.kbytes", "262144");

@@ -70,12 +70,10 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
         }
     }
 
-    /// Effects that waited are as many as one batch may have.
     fn batch_is_full(&self) -> bool {
         let limits = self.config.batch;
         let mut running = self.parts.values().filter_map(|part| part.running.as_ref());
-        limits.waits
-            && running.any(|r| r.effects.len() >= limits.effects_max || r.effect_bytes >= limits.bytes_max)
+        limits.waits && running.any(|running| limits.is_full(running))
     }
 
     /// Delivers what was folded, and begins to make it final; the lane goes on meanwhile.

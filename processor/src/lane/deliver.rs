@@ -1,7 +1,7 @@
 //! Deliver: effects beyond the sink's fence, in their order, in small batches; dead letters and a Kafka
 //! sink's outputs into the open transaction. Steps P5 and P7 of the protocol.
 
-use super::{Lane, Stuck, Trouble};
+use super::{Lane, Running, Stuck, Trouble};
 use crate::broker::{Commit, End, Journal, Log};
 use crate::clock::Clock;
 use crate::defect::{Defect, planted};
@@ -12,15 +12,37 @@ use crate::position::Fence;
 use crate::sink::{Batch, SinkError, is_beyond};
 use crate::store::Stores;
 
+/// What a lane gathers for topics; with more, all of it is written.
+const GATHERED_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
+    /// Delivers what need not wait for the checkpoint. What goes into topics is seen with the checkpoint, however early
+    /// it is written: it is written in whole batches, since a request costs the broker as much as hundreds of records,
+    /// and librdkafka makes one for each partition.
+    pub(super) fn deliver_early(&mut self) -> Result<(), Trouble> {
+        let limits = self.config.batch;
+        if limits.waits {
+            return Ok(());
+        }
+        let running = self.parts.values().filter_map(|part| part.running.as_ref());
+        if self.config.outputs.is_none() || running.map(|r| r.effect_bytes).sum::<usize>() >= GATHERED_BYTES_MAX {
+            return self.deliver();
+        }
+        self.deliver_where(|running| limits.is_full(running))
+    }
+
     /// Delivers all effects that were folded.
     pub(super) fn deliver(&mut self) -> Result<(), Trouble> {
+        self.deliver_where(|_| true)
+    }
+
+    fn deliver_where(&mut self, is_due: impl Fn(&Running) -> bool) -> Result<(), Trouble> {
         let partitions: Vec<i32> = self.parts.keys().copied().collect();
         for partition in partitions {
             let Some((_, _, running)) = self.parts.get_mut(&partition).and_then(super::Part::work) else {
                 continue;
             };
-            if running.effects.is_empty() {
+            if running.effects.is_empty() || !is_due(running) {
                 continue;
             }
             let effects = std::mem::take(&mut running.effects);

@@ -100,7 +100,8 @@ impl Default for FoldLimits {
 #[serde(deny_unknown_fields, default)]
 pub struct BatchConfig {
     /// How long events may wait for others; at most 10 minutes. A checkpoint then comes no more often than this.
-    /// None (`"0s"`): they go as soon as they are folded.
+    /// None (`"0s"`): they go as soon as they are folded; into topics, where they are seen with the checkpoint, with it
+    /// or when a batch is full.
     pub interval: Span,
     /// Events in one batch; 1 to 100,000.
     pub events_max: u32,
