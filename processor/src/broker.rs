@@ -64,6 +64,12 @@ pub trait Log: Send {
     /// The cluster does not answer.
     fn bounds(&mut self, partition: i32) -> Result<(i64, i64), BrokerError>;
 
+    /// Asks the cluster with the client that [`Log::poll`] reads with.
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    fn reach(&mut self, partition: i32) -> Result<(), BrokerError>;
+
     /// Reads records from an offset on, apart from [`Log::poll`], until `each` returns false or `high` is met.
     ///
     /// # Errors

@@ -117,8 +117,13 @@ impl Log for KafkaLog {
         }
     }
 
+    /// By the reader: where all is read, the consumer's requests wait until its fetch has ended.
     fn bounds(&mut self, partition: i32) -> Result<(i64, i64), BrokerError> {
-        super::bounds(&self.clients.consumer, &self.context.topic, partition)
+        self.clients.reader.bounds(&self.context.topic, partition)
+    }
+
+    fn reach(&mut self, partition: i32) -> Result<(), BrokerError> {
+        super::bounds(&self.clients.consumer, &self.context.topic, partition).map(drop)
     }
 
     fn scan(

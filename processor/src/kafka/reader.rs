@@ -78,7 +78,8 @@ impl Reader {
     /// The configuration is not one that the client takes.
     pub fn of(kafka: &KafkaConfig, client_id: &str, group: &str) -> Result<Self, BrokerError> {
         let mut config = shared::kafka::consumer(kafka, client_id, group);
-        config.set("enable.partition.eof", "true").set("fetch.wait.max.ms", "50");
+        // Beyond the end of a stretch the client fetches on: the broker answers nothing else until that has waited.
+        config.set("enable.partition.eof", "true").set("fetch.wait.max.ms", "5");
         let consumer = config.create().map_err(|e| retry(&e))?;
         Ok(Self { consumer, config, uncommitted: OnceCell::new() })
     }

@@ -25,7 +25,9 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             return Ok(());
         }
         let running = self.parts.values().filter_map(|part| part.running.as_ref());
-        if self.config.outputs.is_none() || running.map(|r| r.effect_bytes).sum::<usize>() >= GATHERED_BYTES_MAX {
+        if self.config.outputs.is_none()
+            || running.map(|r| r.effect_bytes).sum::<usize>() >= GATHERED_BYTES_MAX
+        {
             return self.deliver();
         }
         self.deliver_where(|running| limits.is_full(running))

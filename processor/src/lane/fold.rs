@@ -46,7 +46,7 @@ impl<L: Log, J: Journal, S: Stores, C: Clock> Lane<L, J, S, C> {
             return Ok(());
         }
         if let Some((partition, _)) = self.parts.iter().find(|(_, part)| part.running.is_some()) {
-            self.log.bounds(*partition)?;
+            self.log.reach(*partition)?;
         }
         self.log_heard = self.clock.now();
         Ok(())

@@ -161,6 +161,10 @@ impl Log for SimLog {
         Ok((i64::try_from(log.low).unwrap_or(0), i64::try_from(log.stable()).unwrap_or(0)))
     }
 
+    fn reach(&mut self, partition: i32) -> Result<(), BrokerError> {
+        self.bounds(partition).map(drop)
+    }
+
     fn scan(
         &mut self,
         partition: i32,
